@@ -1,0 +1,151 @@
+"""What a filter is: a frozen value that scores examples and knows no threshold."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from curate.errors import RecipeError, UsageError, near_miss
+from curate.examples import Example
+
+OutputType = Literal["float64", "int64", "bool", "string"]
+Scores = Mapping[str, float | int | bool | str | None]
+"""One value per declared output. None says that this output is not defined for this row; the data sheet says when."""
+
+REASON = "unscored"
+"""Name of the field that stands beside the outputs of every annotation and holds the reason, or null."""
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A row that a filter cannot judge. The reason is a short stable phrase, so that equal reasons can be counted."""
+
+    reason: str
+
+
+class Filter(BaseModel):
+    """A plug-in that scores examples. Its fields are its parameters; its class docstring is its data sheet.
+
+    A subclass overrides `score` (one row) or `score_batch` (many; models), and declares `version`, `reads` and `outputs`.
+    A filter that must see the corpus first overrides `fit` and returns a new filter that carries the state.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str] = ""
+    """Set by `register`."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same input would give another number."""
+    reads: ClassVar[tuple[str, ...]] = ("messages",)
+    """The Example fields that the scores depend on; the reuse key hashes just these."""
+    outputs: ClassVar[Mapping[str, OutputType]] = {}
+
+    def score(self, example: Example) -> Scores | Unscored:
+        """Score one row; never raises for any text."""
+        raise NotImplementedError(f"{type(self).__name__} overrides neither score nor score_batch")
+
+    def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
+        """One result per example, in order."""
+        return [self.score(example) for example in examples]
+
+    def fit(self, examples: Iterable[Example]) -> Self:
+        """A filter that knows the corpus. Filters that need none return themselves."""
+        return self
+
+    @classmethod
+    def needs_corpus(cls) -> bool:
+        """Whether `fit` has to see all examples before the first is scored."""
+        return cls.fit is not Filter.fit
+
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on beyond name, version and parameters: weights, templates, fitted state."""
+        return {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything the scores depend on, as JSON. Two filters with equal fingerprints give equal scores."""
+        facts = {"filter": self.name, "version": self.version, "parameters": self.model_dump(mode="json")}
+        return facts | self.identity() | _source_of(type(self))
+
+
+@cache
+def _source_of(cls: type[Filter]) -> dict[str, Any]:
+    """For a filter that is not ours, a hash of its source file: its author may forget to raise `version`."""
+    if cls.__module__.startswith("curate."):
+        return {}
+    try:
+        source = Path(inspect.getfile(cls)).read_bytes()
+    except (OSError, TypeError):  # defined in a notebook or an interpreter: the class body is the best there is
+        try:
+            source = inspect.getsource(cls).encode()
+        except (OSError, TypeError):
+            source = repr(sorted(vars(cls))).encode()
+    return {"source": xxhash.xxh3_128_hexdigest(source)}
+
+
+_REGISTRY: dict[str, type[Filter]] = {}
+_NAME = r"a filter's name is lower-case letters, digits and underscores"
+
+
+F = TypeVar("F", bound=Filter)
+
+
+def register(name: str) -> Callable[[type[F]], type[F]]:
+    """Class decorator that makes a filter known under a name, for recipes and the command line."""
+
+    def add(cls: type[F]) -> type[F]:
+        if not (name.isidentifier() and name == name.lower()):
+            raise UsageError(f"{cls.__qualname__}: {name!r} is no name for a filter; {_NAME}")
+        if not cls.outputs or REASON in cls.outputs:
+            raise UsageError(f"filter {name!r} must declare outputs, none of them called {REASON!r}")
+        known = _REGISTRY.get(name)
+        # A module that is loaded twice (a notebook cell, a plug-in file) replaces its own filter, never another's.
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise UsageError(f"filter {name!r} is defined twice: {known.__module__}.{known.__qualname__} and {cls.__qualname__}")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+@cache
+def _load_plugins() -> None:
+    for point in entry_points(group="curate.filters"):
+        point.load()
+
+
+def known_filters() -> dict[str, type[Filter]]:
+    """All filters by name: shipped, installed as plug-ins (entry-point group `curate.filters`), registered by the caller."""
+    import curate.filters  # noqa: F401  (its import registers the shipped ones)
+
+    _load_plugins()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def build_filter(name: str, parameters: Mapping[str, Any], *, where: str) -> Filter:
+    """The filter called `name` with these parameters; `where` begins every error message."""
+    filters = known_filters()
+    if name not in filters:
+        raise RecipeError(f"{where}: unknown filter {name!r}; {near_miss(name, filters, listing='installed')}")
+    cls = filters[name]
+    try:
+        return cls(**parameters)
+    except ValidationError as error:
+        raise RecipeError(f"{where}.{name}: {first_complaint(error, cls.model_fields)}") from error
+
+
+def first_complaint(error: ValidationError, known: Iterable[str]) -> str:
+    """The first of pydantic's complaints in one line: key, what is wrong, nearest valid word."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {near_miss(key, list(known))}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+    return f"{key}: {message}{given}"
