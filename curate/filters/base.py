@@ -22,6 +22,10 @@ REASON = "unscored"
 """Name of the field that stands beside the outputs of every annotation and holds the reason, or null."""
 
 
+class BackOff(Exception):  # noqa: N818  (a signal between a filter and `annotate`; users never see it)
+    """The batches of this shard did not fit into memory; score it again with `frozen(..., backoff=n + 1)`."""
+
+
 @dataclass(frozen=True)
 class Unscored:
     """A row that a filter cannot judge. The reason is a short stable phrase, so that equal reasons can be counted."""
@@ -45,14 +49,32 @@ class Filter(BaseModel):
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     """The Example fields that the scores depend on; the reuse key hashes just these."""
     outputs: ClassVar[Mapping[str, OutputType]] = {}
+    described_by_identity: ClassVar[tuple[str, ...]] = ()
+    """Parameters that only locate something; `identity` says what they point to, and a moved folder changes no score."""
 
     def score(self, example: Example) -> Scores | Unscored:
         """Score one row; never raises for any text."""
-        raise NotImplementedError(f"{type(self).__name__} overrides neither score nor score_batch")
+        (result,) = self.score_batch([example])
+        return result
 
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One result per example, in order."""
+        if type(self).derive is not Filter.derive:
+            given = {name: filter_.score_batch(examples) for name, filter_ in self.depends().items()}
+            return [
+                self.derive(example, {name: results[place] for name, results in given.items()})
+                for place, example in enumerate(examples)
+            ]
+        assert type(self).score is not Filter.score, f"{type(self).__name__} overrides none of score, score_batch and derive"
         return [self.score(example) for example in examples]
+
+    def depends(self) -> Mapping[str, "Filter"]:
+        """Filters whose annotations this one derives its scores from; each is scored once, however many depend on it."""
+        return {}
+
+    def derive(self, example: Example, given: Mapping[str, Scores | Unscored]) -> Scores | Unscored:
+        """Score one row from the annotations of the filters in `depends`. Must be cheap."""
+        raise NotImplementedError
 
     def fit(self, examples: Iterable[Example]) -> Self:
         """A filter that knows the corpus. Filters that need none return themselves."""
@@ -69,8 +91,19 @@ class Filter(BaseModel):
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything the scores depend on, as JSON. Two filters with equal fingerprints give equal scores."""
-        facts = {"filter": self.name, "version": self.version, "parameters": self.model_dump(mode="json")}
+        facts: dict[str, Any] = {"filter": self.name, "version": self.version}
+        facts["parameters"] = self.model_dump(mode="json", exclude=set(self.described_by_identity))
+        if depends := self.depends():
+            facts["depends"] = {name: filter_.fingerprint() for name, filter_ in depends.items()}
         return facts | self.identity() | _source_of(type(self))
+
+    def freeze(self) -> dict[str, Any]:
+        """What a plan has to hold so that a resumed run gives the same bytes: batch budget, device, library versions."""
+        return {}
+
+    def frozen(self, settings: Mapping[str, Any], *, backoff: int = 0) -> Self:
+        """This filter bound to what `freeze` gave, its batches halved `backoff` times."""
+        return self
 
 
 @cache

@@ -1,0 +1,214 @@
+"""The forward pass as an annotation of its own, so that other filters derive their scores from it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from curate import progress
+from curate.errors import ModelError, UsageError
+from curate.examples import Example
+from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
+from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
+from curate.likelihood.model import Dtype, default_dtype, maximal_length
+
+if TYPE_CHECKING:
+    from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
+
+TRL_MAX_LENGTH = 1024
+"""SFTConfig's default: rows are scored on what a trainer left alone would train on."""
+
+
+class ModelSettings(Filter):
+    """Which model, and what of a row it sees. Base of all filters that ask the target model."""
+
+    described_by_identity: ClassVar = ("model", "revision", "dtype", "max_length", "chat_template")
+
+    model: str = Field(
+        description="A folder as save_pretrained writes it, or a Hub id; in a recipe `target` is the run's --model."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub model.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Number type of the model's body; auto: bfloat16 on CUDA, float32 elsewhere."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="Tokens per row, as in SFTConfig; default 1024, or fewer if the model has fewer positions.",
+    )
+    chat_template: Path | None = Field(default=None, description="A Jinja file that replaces the tokenizer's own template.")
+    device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1 ...; default: cuda where there is one.")
+    batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Padded tokens per batch.")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the loader needs, with every default resolved."""
+        device = self.device or default_device()
+        dtype: Dtype = default_dtype(device) if self.dtype == "auto" else self.dtype
+        return ModelSpec(self.model, self.revision, dtype, device, self._template())
+
+    def _template(self) -> str | None:
+        if self.chat_template is None:
+            return None
+        try:
+            return self.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--chat-template {self.chat_template}: not readable ({error})") from error
+
+    def resolved_max_length(self) -> int:
+        """Tokens per row; raises ModelError when more are asked for than the model has positions."""
+        positions = maximal_length(self.spec)
+        if self.max_length is None:
+            return min(TRL_MAX_LENGTH, positions or TRL_MAX_LENGTH)
+        if positions is not None and self.max_length > positions:
+            raise ModelError(
+                f"{self.model}: max_length {self.max_length}, but the model has {positions} positions; ask for fewer"
+            )
+        return self.max_length
+
+    def model_facts(self) -> dict[str, Any]:
+        """The part of the fingerprint that says which model saw what."""
+        spec = self.spec
+        template = None if spec.chat_template is None else hashlib.sha256(spec.chat_template.encode()).hexdigest()
+        return {
+            "model": model_identity(spec.model, spec.revision),
+            "dtype": spec.dtype,
+            "max_length": self.resolved_max_length(),
+            "chat_template": template or "the tokenizer's own",
+        }
+
+    def passed_on(self) -> dict[str, Any]:
+        """The model settings, for a filter that this one depends on."""
+        return {name: getattr(self, name) for name in ModelSettings.model_fields}
+
+
+@register("likelihood")
+class Likelihood(ModelSettings):
+    """Sums of token statistics under the target model, from one forward pass; other filters derive their scores from it.
+
+    What is scored is what TRL's SFTTrainer would train on: the row is rendered under the model's chat template (plain
+    concatenation where it has none) and loss begins at the common prefix with the rendered prompt. Natural logarithms, nats.
+
+    Outputs:
+        tokens: trained tokens, template end and EOS included.
+        nll: sum of -ln p(token) over them; lower is more familiar. In [0, inf).
+        entropy: sum of the entropies of the predicted distributions. In [0, tokens x ln V].
+        log_rank: sum of ln(rank of the token among all of the vocabulary, from 1). In [0, tokens x ln V].
+        var_logp: sum of the variances of ln p under the model itself (Fast-DetectGPT's denominator, squared).
+        content_tokens: tokens of the verbatim completion, without the template's closing tokens.
+        content_nll: as nll, over the content.
+        content_entropy: as entropy, over the content.
+        content_log_rank: as log_rank, over the content.
+        content_var_logp: as var_logp, over the content.
+        truncated: the row is longer than max_length and is scored on the part that would be trained.
+        border_merged: loss begins inside the prompt's text, because a token spans the border.
+
+    Unscored: empty_completion; too_long (the prompt alone fills max_length); template_altered (the completion does not stand
+    verbatim in the rendered row); conversation_without_chat_template; chat_template: ... (it raised); no_completion_tokens;
+    nonfinite; out_of_memory (the row alone does not fit).
+    With `view: unconditional` the content is scored without its prompt, after the BOS token (EOS where there is none): the
+    same tokens, so that both views can be compared.
+    Cost: one forward pass of the model over every token.
+    Source: perplexity of arXiv:2402.11192; rank, entropy and variance as in Fast-DetectGPT (arXiv:2310.05130).
+    """
+
+    version: ClassVar[int] = 1
+    outputs: ClassVar[Mapping[str, OutputType]] = {
+        "tokens": "int64",
+        "nll": "float64",
+        "entropy": "float64",
+        "log_rank": "float64",
+        "var_logp": "float64",
+        "content_tokens": "int64",
+        "content_nll": "float64",
+        "content_entropy": "float64",
+        "content_log_rank": "float64",
+        "content_var_logp": "float64",
+        "truncated": "bool",
+        "border_merged": "bool",
+    }
+
+    view: Literal["conditional", "unconditional"] = Field(
+        default="conditional", description="The completion given its prompt, or without it."
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Weights, tokenizer, template, dtype and length."""
+        return self.model_facts()
+
+    def freeze(self) -> dict[str, Any]:
+        """Device, batch budget, number path and versions."""
+        import torch
+        import transformers
+
+        spec = self.spec
+        return {
+            "device": spec.device,
+            "device_name": torch.cuda.get_device_name(spec.device) if spec.device.startswith("cuda") else "cpu",
+            # Padded batches gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
+            "batch_tokens": self.batch_tokens or (32768 if spec.device.startswith("cuda") else 4096),
+            "dtype": spec.dtype,
+            "attention": "sdpa",
+            "gemm": "default",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def frozen(self, settings: Mapping[str, Any], *, backoff: int = 0) -> Self:
+        """Bound to the plan's device, threads and budget."""
+        import torch
+
+        if torch.get_num_threads() != settings["threads"]:
+            torch.set_num_threads(settings["threads"])  # sums are split by thread: another count, another last digit
+        budget = max(1, settings["batch_tokens"] >> backoff)
+        return self.model_copy(update={"device": settings["device"], "batch_tokens": budget})
+
+    def renderer(self) -> "Renderer":
+        """The renderer of this filter's tokenizer, without loading the model."""
+        from curate.likelihood import Renderer
+
+        return Renderer.load(self.spec, max_length=self.resolved_max_length())
+
+    def engine(self) -> "Engine":
+        """The loaded model; loaded once per process."""
+        from curate.likelihood import load_engine
+
+        return load_engine(self.spec)
+
+    def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
+        """One forward pass over all examples, in batches planned from them and the token budget."""
+        from curate.likelihood import OutOfMemory, Renderer
+
+        engine = self.engine()
+        tokenizer = engine.loaded.tokenizer
+        rows = Renderer(tokenizer, max_length=self.resolved_max_length()).render(examples)
+        if self.view == "unconditional":
+            rows = [self._without_prompt(row, tokenizer.bos_token_id, tokenizer.eos_token_id) for row in rows]
+        budget = self.batch_tokens or self.freeze()["batch_tokens"]
+        try:
+            results = engine.score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+        except OutOfMemory as error:
+            raise BackOff from error
+        return [result.as_scores() if isinstance(result, TokenSums) else Unscored(result.reason) for result in results]
+
+    @staticmethod
+    def _without_prompt(row: "Rendered | Unrenderable", bos: int | None, eos: int) -> "Rendered | Unrenderable":
+        from curate.likelihood import Rendered, Unrenderable
+
+        if isinstance(row, Unrenderable):
+            return row
+        first, end = row.content
+        ids = [eos if bos is None else bos, *row.input_ids[first:end]]
+        return Rendered(ids, start=1, content=(1, len(ids)), border_merged=False, truncated=row.truncated)
+
+
+def mean_of(sums: Scores, total: str, count: str) -> float:
+    """A sum's mean over its count."""
+    value, number = sums[total], sums[count]
+    assert isinstance(value, float)
+    assert isinstance(number, int)
+    assert number > 0
+    return value / number

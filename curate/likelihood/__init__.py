@@ -1,0 +1,22 @@
+"""The language model's opinion of completions: what is scored is what would be trained, all statistics from one forward pass."""
+
+from curate.likelihood.batching import plan_batches
+from curate.likelihood.engine import Engine, OutOfMemory, load_engine
+from curate.likelihood.model import LanguageModel, ModelSpec, default_device, model_identity
+from curate.likelihood.rendering import Rendered, Renderer, Unrenderable
+from curate.likelihood.statistics import TokenSums
+
+__all__ = [
+    "Engine",
+    "LanguageModel",
+    "ModelSpec",
+    "OutOfMemory",
+    "Rendered",
+    "Renderer",
+    "TokenSums",
+    "Unrenderable",
+    "default_device",
+    "load_engine",
+    "model_identity",
+    "plan_batches",
+]

@@ -1,0 +1,154 @@
+"""Examples become token sequences exactly as TRL's SFTTrainer makes them, and each knows which tokens bear loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from curate.examples import Example, Message
+from curate.likelihood.model import ModelSpec, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One row as token ids. Loss falls on `input_ids[start:]`; of these, `content` marks the verbatim completion."""
+
+    input_ids: Sequence[int]
+    start: int
+    content: tuple[int, int]
+    """First token and end (exclusive) of the verbatim completion; what follows are the template's closing tokens."""
+    border_merged: bool
+    """Loss begins inside the prompt's text: a token spans the border, so training and inference see different contexts."""
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Unrenderable:
+    """A row that has no tokens to score; the reason is one of the documented words."""
+
+    reason: str
+
+
+class Renderer:
+    """Renders rows for one tokenizer: under its chat template where it has one, as plain concatenation where not.
+
+    The reference is SFTTrainer (trl 1.16) on prompt/completion rows with completion-only loss, `max_length`, no packing. Rows
+    are tokenised whole and the loss begins at the common prefix with the tokenised prompt. Offsets only tell the verbatim
+    completion from the template's closing tokens; they never move the span.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def load(cls, spec: ModelSpec, *, max_length: int) -> "Renderer":
+        """A renderer from the tokenizer alone, without the model."""
+        return cls(load_tokenizer(spec), max_length=max_length)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether rows are rendered as conversations."""
+        return self.tokenizer.chat_template is not None
+
+    def texts(self, example: Example) -> tuple[str, str]:
+        """The prompt as it is rendered alone, and the whole row. Raises what the template raises."""
+        if self.is_chat:
+            return self._apply(example.prompt, generate=True), self._apply(example.messages, generate=False)
+        (prompt,) = (message["content"] for message in example.messages[:-1])
+        eos = str(self.tokenizer.eos_token)
+        completion = example.completion
+        return prompt, prompt + (completion if completion.endswith(eos) else completion + eos)
+
+    def _apply(self, messages: Sequence[Message], *, generate: bool) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+
+    def render(self, examples: Sequence[Example]) -> list[Rendered | Unrenderable]:
+        """One result per example, in order. Rows are tokenised together, each distinct prompt once."""
+        import jinja2
+
+        results: list[Rendered | Unrenderable | None] = [None] * len(examples)
+        pending: list[tuple[int, str, str]] = []
+        for place, example in enumerate(examples):
+            if not example.completion.strip():
+                results[place] = Unrenderable("empty_completion")
+            elif not self.is_chat and len(example.messages) != 2:
+                results[place] = Unrenderable("conversation_without_chat_template")
+            else:
+                try:
+                    pending.append((place, *self.texts(example)))
+                except (jinja2.TemplateError, TypeError, KeyError) as error:
+                    results[place] = Unrenderable(f"chat_template: {str(error).splitlines()[0][:100]}")
+        if pending:
+            prompts = sorted({prompt for _, prompt, _ in pending})
+            prompt_ids = dict(zip(prompts, self._tokenize(prompts)["input_ids"], strict=True))
+            whole = self._tokenize([full for _, _, full in pending])
+            for number, (place, prompt, full) in enumerate(pending):
+                results[place] = self._span(
+                    examples[place].completion,
+                    prompt,
+                    full,
+                    prompt_ids[prompt],
+                    whole["input_ids"][number],
+                    whole["offset_mapping"][number],
+                )
+        return [result for result in results if result is not None]
+
+    def _tokenize(self, texts: list[str]) -> Any:
+        # A template writes its own special tokens; plain text gets those that the tokenizer adds (BOS), as TRL does it.
+        return self.tokenizer(
+            texts, add_special_tokens=not self.is_chat, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+        )
+
+    def _span(
+        self,
+        completion: str,
+        prompt: str,
+        full: str,
+        prompt_ids: Sequence[int],
+        ids: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
+    ) -> Rendered | Unrenderable:
+        start = common_prefix(prompt_ids, ids)
+        first = find_content(completion, prompt, full)
+        if first is None:
+            return Unrenderable("template_altered")
+        last = first + len(completion.strip())
+        end = min(len(ids), self.max_length)
+        # Position 0 has no context and bears no loss, whatever its label.
+        start = max(start, 1)
+        if start >= end:
+            return Unrenderable("too_long" if start < len(ids) else "no_completion_tokens")
+        inside = [place for place in range(start, end) if offsets[place][0] < last and offsets[place][1] > first]
+        content = (inside[0], inside[-1] + 1) if inside else (start, start)
+        if not inside:
+            return Unrenderable("too_long" if end < len(ids) else "no_completion_tokens")
+        return Rendered(
+            input_ids=ids[:end],
+            start=start,
+            content=content,
+            border_merged=start < len(prompt_ids),
+            truncated=end < len(ids),
+        )
+
+
+def common_prefix(ids: Sequence[object], other_ids: Sequence[object]) -> int:
+    """Number of leading tokens (or characters) that two sequences share."""
+    shortest = min(len(ids), len(other_ids))
+    if ids[:shortest] == other_ids[:shortest]:
+        return shortest
+    return next(place for place in range(shortest) if ids[place] != other_ids[place])
+
+
+def find_content(completion: str, prompt: str, full: str) -> int | None:
+    """Where the completion, stripped of outer white space, stands in the rendered row; None if the template changed it."""
+    stripped = completion.strip()
+    border = common_prefix(prompt, full)
+    place = full.find(stripped, border)
+    if place >= 0:
+        return place
+    # A generation prompt may open with what the completion also begins with ("<think>"): then the border lies inside it.
+    place = full.rfind(stripped)
+    return place if place >= 0 and place + len(stripped) > border else None
