@@ -1,5 +1,18 @@
 """Any SFT layout becomes an Example."""
 
 from curate.examples.example import Example, Message, Role, stable_hash
+from curate.examples.layouts import Layout, parse_columns
+from curate.examples.load import Examples, load_examples
+from curate.examples.record import Refused
 
-__all__ = ["Example", "Message", "Role", "stable_hash"]
+__all__ = [
+    "Example",
+    "Examples",
+    "Layout",
+    "Message",
+    "Refused",
+    "Role",
+    "load_examples",
+    "parse_columns",
+    "stable_hash",
+]

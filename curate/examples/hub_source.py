@@ -1,0 +1,88 @@
+"""Data sets of the Hugging Face Hub, and folders whose card lists their files.
+
+`datasets` only resolves which files make up a split. They are read by our own readers where we have one for the format: the
+stock JSON reader (datasets 5.2) loses the whole file over one bad line and rewrites text that looks like a date.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from curate.errors import InputError
+from curate.examples.files import FileSet, chosen_split, format_of, require_one_format
+from curate.examples.record import excerpt
+from curate.examples.sources import DatasetsObject, Files, Source
+from curate.examples.streams import DataFile
+
+
+def from_hub(repo_id: str, config: str | None, *, revision: str | None, split: str | None, max_row_bytes: int) -> Source:
+    """One split of a data set on the Hub, pinned to the commit that the revision names now."""
+    from datasets import load_dataset_builder
+    from huggingface_hub import HfApi
+
+    name = f"{repo_id}:{config}" if config else repo_id
+    with _explained(name, revision):
+        commit = HfApi().dataset_info(repo_id, revision=revision).sha
+        builder = load_dataset_builder(repo_id, config, revision=commit)
+    chosen = _split(builder, split, name)
+    identity = {"kind": "hub", "id": repo_id, "revision": commit, "config": builder.config.name, "split": chosen}
+    prefix = f"hf://datasets/{repo_id}@{commit}/"
+    return _source(builder, chosen, name, prefix, identity, max_row_bytes)
+
+
+def from_card(folder: Path, *, split: str | None, max_row_bytes: int) -> Source:
+    """One split of a local folder, as the `configs` of its README.md say."""
+    from datasets import load_dataset_builder
+
+    name = excerpt(str(folder))
+    with _explained(name, None):
+        builder = load_dataset_builder(str(folder))
+    return _source(builder, _split(builder, split, name), name, f"{folder.resolve()}/", {}, max_row_bytes)
+
+
+def _split(builder: Any, split: str | None, name: str) -> str:
+    files = builder.config.data_files or {}
+    known = {str(key) for key in files} or {str(key) for key in builder.info.splits or {}}
+    return chosen_split(known, split, name)
+
+
+def _source(builder: Any, split: str, name: str, prefix: str, identity: dict[str, Any], max_row_bytes: int) -> Source:
+    listed: Any = next((urls for key, urls in (builder.config.data_files or {}).items() if str(key) == split), [])
+    urls = [str(url) for url in listed]
+    is_plain = not getattr(builder.config, "field", None) and getattr(builder.config, "sep", ",") in (",", None)
+    if urls and is_plain and all(format_of(url) for url in urls):
+        files = tuple(DataFile(url.removeprefix(prefix), url, format_of(url) or "") for url in urls)
+        require_one_format(files, name)
+        return Files(name, FileSet(files), max_row_bytes, identity)
+    with _explained(name, None):
+        dataset = builder.as_streaming_dataset(split=split)
+    return DatasetsObject(dataset, max_row_bytes, name, identity=identity)
+
+
+@contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
+    """Turns what the Hub's clients raise into one InputError that says what to do."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise InputError(f"{name}: is gated; accept its terms on the Hub and log in: hf auth login") from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"{name}: has no revision {revision!r}; give a branch, a tag or a commit") from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "check the spelling, or log in if it is private: hf auth login"
+        raise InputError(f"{name}: no such data set on the Hub, nor a local path of this name; {hint}") from error
+    except errors.HfHubHTTPError as error:
+        raise InputError(f"{name}: the Hub answered: {excerpt(str(error))}") from error
+    except (DatasetsError, ValueError, RuntimeError) as error:  # no data files, no such config, a loading script
+        raise InputError(f"{name}: cannot be resolved: {excerpt(str(error), length=600)}{_config_hint(name, error)}") from error
+    except OSError as error:  # offline mode and every broken connection
+        hint = "no local path has this name, and the Hub cannot be reached; go online, or pass a local file or folder"
+        raise InputError(f"{name}: {hint} ({excerpt(type(error).__name__)}: {excerpt(str(error))})") from error
+
+
+def _config_hint(name: str, error: Exception) -> str:
+    return f"; say which as {name.split(':')[0]}:CONFIG" if "config" in str(error).lower() else ""
