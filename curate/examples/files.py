@@ -48,7 +48,8 @@ def format_of(name: str) -> str | None:
     stem = name.lower()
     for suffix in _COMPRESSIONS:
         stem = stem.removesuffix(suffix)
-    return _FORMATS.get(PurePosixPath(stem).suffix)
+    found = _FORMATS.get(PurePosixPath(stem).suffix)
+    return None if found in ("parquet", "arrow") and stem != name.lower() else found
 
 
 def split_of(name: str) -> str | None:

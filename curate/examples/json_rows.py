@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from math import isinf
+from math import isfinite
 from typing import Any, Final
 
 from curate.errors import InputError
@@ -63,7 +63,7 @@ class RowParser:
 
     def _float(self, text: str) -> float | None:
         number = float(text)
-        if isinf(number):
+        if not isfinite(number):
             self._is_changed = True
             return None
         return number
@@ -87,6 +87,15 @@ def half_pair(value: Any) -> str | None:
         half = ord(error.object[error.start])
         return f"\\u{half:04x} without its other half: {_around(error.object, error.start)}"
     return None
+
+
+def finite(value: Any) -> Any:
+    """The value with null in the place of every NaN and Infinity, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def depth(value: Any) -> int:

@@ -72,6 +72,8 @@ class Layout:
     """For id, source, gold and tests: the columns that may hold them; the first that a row has counts."""
     mapped: frozenset[str] = frozenset()
     """Targets that the user named: a value of the wrong type there refuses the row, elsewhere it stays a column."""
+    is_conversational: bool = False
+    """Whether the columns hold turns rather than plain text."""
     seen: tuple[str, ...] = ()
     """All columns of the first rows."""
 
@@ -239,7 +241,15 @@ def detect(
         found = _only_layout(seen, where)
         found["system"] = seen.filled_name("system_prompt") or (None if "prompt" in found["name"] else seen.filled_name("system"))
     found["system"] = columns.get("system", found.get("system"))
-    layout = Layout(**found, group=columns.get("group"), metadata=metadata, mapped=frozenset(columns), seen=tuple(seen.columns))
+    first = found.get("messages") or found["prompt"][0]
+    layout = Layout(
+        **found,
+        group=columns.get("group"),
+        metadata=metadata,
+        mapped=frozenset(columns),
+        is_conversational="messages" in found or seen.chat_name(first) is not None,
+        seen=tuple(seen.columns),
+    )
     wanted = [*layout.text_columns, *(columns[t] for t in columns if t in _METADATA or t == "group")]
     for name in wanted:
         if name not in seen.columns:

@@ -19,7 +19,7 @@ REASONS: Final[Mapping[str, str]] = {
     "surrogate": "half a surrogate pair, which no UTF-8 file can hold",
     "not_object": "a row that is no object with text keys",
     "ragged": "a CSV record with more or fewer fields than the header",
-    "value": "a Parquet or Arrow value that has no Python counterpart",
+    "value": "a value that cannot be carried along: a date beyond year 9999, a Python object that JSON lacks",
     # the layout
     "missing": "the row lacks a column that the layout needs",
     "type": "a column or turn holds something other than text",
@@ -42,7 +42,7 @@ class Record:
     value: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refused:
     """A row that cannot be read. It is counted, never silently skipped."""
 

@@ -1,5 +1,6 @@
 """Where rows come from: files, a `datasets` object, a list. Each can be read again from the start."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import xxhash
 from curate.examples.csv_rows import read_csv
 from curate.examples.example import stable_hash
 from curate.examples.files import FileSet
-from curate.examples.json_rows import MAX_DEPTH, depth, half_pair, read_json
+from curate.examples.json_rows import MAX_DEPTH, NONFINITE, depth, finite, half_pair, read_json
 from curate.examples.record import Record, Refused, excerpt
 from curate.examples.streams import DataFile
 
@@ -120,7 +121,7 @@ class Rows:
     def records(self, *, notes: Counter[str], parsed: Collection[str]) -> Iterator[Record | Refused]:
         """Each mapping with text keys; anything else is refused."""
         for index, value in enumerate(self.rows):
-            yield _checked(value, f"{self.name}[{index}]")
+            yield _checked(value, f"{self.name}[{index}]", notes)
 
     def schema(self) -> Any:
         """None: Python values may be of any type."""
@@ -137,13 +138,21 @@ class Rows:
         return {"kind": "rows", "rows": len(self.rows), "xxh3_128": digest.hexdigest()}
 
 
-def _checked(value: Any, place: str) -> Record | Refused:
+def _checked(value: Any, place: str, notes: Counter[str]) -> Record | Refused:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return Refused(place, "not_object", f"{type(value).__name__}: {excerpt(repr(value), length=100)}")
     if depth(value) > MAX_DEPTH:
         return Refused(place, "too_deep", f"nested deeper than {MAX_DEPTH} levels")
-    half = half_pair(value)
-    return Refused(place, "surrogate", half) if half else Record(place, value)
+    if half := half_pair(value):
+        return Refused(place, "surrogate", half)
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError as error:
+        return Refused(place, "value", f"{error}; datasets.Dataset.from_list(rows) gives such values a type")
+    except ValueError:
+        notes[NONFINITE] += 1
+        value = finite(value)
+    return Record(place, value)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ class DatasetsObject:
         """All rows: as Arrow where the types are known, so that images stay bytes and no value is decoded."""
         if self.dataset.features is None:
             for index, value in enumerate(self.dataset):
-                yield _checked(value, f"{self.name}:row {index}")
+                yield _checked(value, f"{self.name}:row {index}", notes)
             return
         from curate.examples.arrow_rows import rows_of
 

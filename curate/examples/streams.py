@@ -51,9 +51,14 @@ class DataFile:
     def __str__(self) -> str:
         return excerpt(self.name, length=500)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on the Hub."""
+        return self.location.startswith("hf://")
+
     def open_raw(self) -> IO[bytes]:
         """The file's own bytes."""
-        if self.location.startswith("hf://"):
+        if self.is_remote:
             from huggingface_hub import HfFileSystem
 
             stream: IO[bytes] = HfFileSystem().open(self.location, "rb")
