@@ -101,7 +101,7 @@ def finite(value: Any) -> Any:
 def depth(value: Any) -> int:
     """Levels of lists and mappings in a value, counted without recursion; stops soon after MAX_DEPTH."""
     level, inner = 0, [value]
-    while inner and level <= MAX_DEPTH:
+    while inner and level <= MAX_DEPTH + 1:
         inner = [child for outer in inner for child in _children(outer)]
         level += 1
     return level - 1
