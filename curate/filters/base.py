@@ -175,10 +175,12 @@ def build_filter(name: str, parameters: Mapping[str, Any], *, where: str) -> Fil
 
 def first_complaint(error: ValidationError, known: Iterable[str]) -> str:
     """The first of pydantic's complaints in one line: key, what is wrong, nearest valid word."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "value"
+    complaints = error.errors()
+    # A misspelt key also makes the right one missing: the misspelling is the cause.
+    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {near_miss(key, list(known))}"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
-    return f"{key}: {message}{given}"
+    given = "" if isinstance(first["input"], (dict, list)) else f" (given: {first['input']!r})"
+    return f"{key}: {message}{given}" if key else message

@@ -79,6 +79,16 @@ class ModelSettings(Filter):
             "chat_template": template or "the tokenizer's own",
         }
 
+    def freeze(self) -> dict[str, Any]:
+        """Whether rows are rendered as conversations: kept rows are written in the layout in which they were scored."""
+        return {"conversational": self.renderer().is_chat}
+
+    def renderer(self) -> "Renderer":
+        """The renderer of this filter's tokenizer, without loading the model."""
+        from curate.likelihood import Renderer
+
+        return Renderer.load(self.spec, max_length=self.resolved_max_length())
+
     def passed_on(self) -> dict[str, Any]:
         """The model settings, for a filter that this one depends on."""
         return {name: getattr(self, name) for name in ModelSettings.model_fields}
@@ -144,7 +154,7 @@ class Likelihood(ModelSettings):
         import transformers
 
         spec = self.spec
-        return {
+        return super().freeze() | {
             "device": spec.device,
             "device_name": torch.cuda.get_device_name(spec.device) if spec.device.startswith("cuda") else "cpu",
             # Padded batches gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
@@ -165,12 +175,6 @@ class Likelihood(ModelSettings):
             torch.set_num_threads(settings["threads"])  # sums are split by thread: another count, another last digit
         budget = max(1, settings["batch_tokens"] >> backoff)
         return self.model_copy(update={"device": settings["device"], "batch_tokens": budget})
-
-    def renderer(self) -> "Renderer":
-        """The renderer of this filter's tokenizer, without loading the model."""
-        from curate.likelihood import Renderer
-
-        return Renderer.load(self.spec, max_length=self.resolved_max_length())
 
     def engine(self) -> "Engine":
         """The loaded model; loaded once per process."""

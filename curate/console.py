@@ -1,0 +1,225 @@
+"""Reports as text for a terminal. Text from data is shown, never obeyed: control characters are escaped."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from curate.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curate.inspection import Preview, Quote
+    from curate.pipeline import RunResult
+    from curate.selection import SelectionReport
+
+
+def plain(text: str, *, most: int | None = None, keep_newlines: bool = False) -> str:
+    """Text with control, format and bidirectional characters written as escapes, so that a terminal only prints it."""
+    shown = "".join(
+        c if (c == "\n" and keep_newlines) or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1]
+        for c in (text if most is None else text[: most + 1])
+    )
+    return shown if most is None or len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def console() -> "Console":
+    """Where results are printed: stdout, without markup, wide enough for tables when piped."""
+    import shutil
+
+    from rich.console import Console
+
+    width = max(60, min(140, shutil.get_terminal_size((100, 24)).columns))
+    return Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place >= numbers_from else "left", no_wrap=place >= numbers_from)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def show_run(result: "RunResult") -> None:
+    """The closing lines of a run."""
+    out = console()
+    report = result.report
+    out.print(_step_table(report))
+    out.print(_source_table(report))
+    for line in closing_lines(report):
+        out.print(line)
+    if report.dropped_examples:
+        out.print("\nexamples of what was dropped:")
+        _rows(out, report.dropped_examples, None)
+    if report.borderline:
+        out.print(f"\nclosest to the cut ({report.ranked_by}):")
+        _rows(out, report.borderline, report.ranked_by)
+    for warning in report.warnings:
+        out.print(f"\nnote: {plain(warning)}", style="yellow")
+    out.print(f"\n{report.trial}")
+    row = report.borderline[0].row if report.borderline else 0
+    out.print(f"kept rows: {result.out}/selection/kept   next: curate explain {result.out} {row}")
+
+
+def _step_table(report: "SelectionReport") -> Any:
+    rows = []
+    for step in report.steps:
+        groups = ", ".join(f"{count:,} ranked in {name}" for name, count in step.groups.items())
+        notes = "; ".join(filter(None, [groups, f"{step.unscored:,} unscored" if step.unscored else ""]))
+        rows.append(
+            [
+                step.step + (f"\n  ({notes})" if notes else ""),
+                f"{step.rows:,}",
+                f"-{step.rejected:,}",
+                f"{step.rows - step.rejected:,}",
+            ]
+        )
+    return _table([f"recipe {report.recipe}", "rows", "rejected", "left"], rows)
+
+
+def _source_table(report: "SelectionReport") -> Any:
+    unit = {"characters": "characters"}.get(report.length_unit, report.length_unit.rpartition(".")[2].replace("_", " "))
+    rows = [
+        [
+            plain(count.source or "(no source)", most=40),
+            f"{count.rows:,}",
+            f"{count.kept:,}",
+            _share(count.kept, count.rows),
+            _number(count.mean_length_kept),
+            _number(count.mean_length_rejected),
+        ]
+        for count in report.sources[:40]
+    ]
+    rows.append(
+        [
+            "all" + (f" (and {len(report.sources) - 40} more sources)" if len(report.sources) > 40 else ""),
+            f"{report.rows:,}",
+            f"{report.kept:,}",
+            _share(report.kept, report.rows),
+            _number(report.mean_length_kept),
+            _number(report.mean_length_rejected),
+        ]
+    )
+    return _table(["source", "rows", "kept", "", f"mean {unit} kept", "rejected"], rows)
+
+
+def closing_lines(report: "SelectionReport") -> list[str]:
+    """Refused and unscored rows, and what the selection mostly follows."""
+    lines = []
+    if report.refused:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
+        lines.append(
+            f"refused: {sum(report.refused.values()):,} unreadable rows ({plain(reasons)}), listed in rows/refused.parquet"
+        )
+    for name, reasons_ in report.unscored.items():
+        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons_.items())
+        lines.append(f"unscored by {name}: {plain(said)}")
+    if report.explained_by_both is not None:
+        lines.append(
+            f"explained by length alone {_r2(report.explained_by_length)}, by source alone {_r2(report.explained_by_source)}, "
+            f"by both {_r2(report.explained_by_both)} of the selection (R squared)"
+        )
+    return lines
+
+
+def _r2(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _rows(out: "Console", rows: Sequence[Any], field: str | None) -> None:
+    table = [
+        [
+            f"{row.row}",
+            plain(row.source or "-", most=20),
+            *([] if field is None else [_number(row.value, 4), "-" if row.margin is None else f"{row.margin:+.4f}"]),
+            "kept" if row.decision == "kept" else "rejected",
+            plain(row.completion, most=60),
+        ]
+        for row in rows
+    ]
+    headers = ["row", "source", *([] if field is None else ["value", "margin"]), "decision", "completion"]
+    out.print(_table(headers, table, numbers_from=len(headers)))
+
+
+def show_explanation(entry: Mapping[str, Any]) -> None:
+    """One row's story."""
+    out = console()
+    out.print(f"row {entry['row']}  id {plain(entry['id'] or '-')}  source {plain(entry['source'] or '-')}")
+    how = (
+        "" if entry["rejected_by"] is None else f" by `{entry['rejected_by']}`" + (" (unscored)" if entry["is_unscored"] else "")
+    )
+    out.print(f"{entry['decision']}{how}, recipe {entry['recipe']}", style="bold")
+    if entry["margin"] is not None:
+        out.print(f"margin {entry['margin']:+.6g} to the cut (positive: on the kept side)")
+    if entry["fails"]:
+        out.print(f"ruled out by: {'; '.join(entry['fails'])}")
+    scores = [
+        [f"{name}.{output}", plain(str(value), most=60)]
+        for name, annotation in entry.items()
+        if isinstance(annotation, Mapping)
+        for output, value in annotation.items()
+        if value is not None
+    ]
+    out.print(_table(["score", "value"], scores))
+    for what in ("prompt", "completion", "gold"):
+        if entry[what] is not None:
+            out.print(f"{what}:", style="bold")
+            out.print(plain(entry[what], most=2000, keep_newlines=True))
+
+
+def show_preview(preview: "Preview") -> None:
+    """Layout and rendered rows; the scored tokens stand out."""
+    from rich.text import Text
+
+    styles = {"context": "dim", "content": "bold green", "closing": "yellow"}
+    out = console()
+    out.print(f"{plain(preview.data)}\n{plain(preview.layout, keep_newlines=True)}")
+    if preview.template:
+        out.print(
+            f"rendered as {preview.template}; ⟦…⟧ is scored: the completion, then ⟨…⟩ the closing tokens that bear loss too"
+        )
+    if preview.added_by_template:
+        out.print(f"the template adds to the prompt: {plain(preview.added_by_template)}", style="yellow")
+    for row in preview.rows:
+        tokens = "" if row.tokens is None else f", {row.tokens} tokens bear loss"
+        flags = f" [{', '.join(row.flags)}]" if row.flags else ""
+        out.print(f"\nrow {row.row}, source {plain(row.source or '-')}{tokens}{flags}", style="bold")
+        text = Text()
+        for segment in row.segments:
+            shown = plain(segment.text, most=3000, keep_newlines=True)
+            if preview.template and segment.kind != "context":
+                shown = f"⟦{shown}⟧" if segment.kind == "content" else f"⟨{shown}⟩"
+            text.append(shown, styles[segment.kind])
+        out.print(text)
+    for line in preview.refused:
+        out.print(f"refused: {plain(line, most=200)}", style="yellow")
+
+
+def show_quote(quote: "Quote") -> None:
+    """The estimate, and what it rests on."""
+    out = console()
+    out.print(f"rows            {quote.rows:,}" + (f" ({quote.refused:,} refused)" if quote.refused else ""))
+    out.print(
+        f"tokens          {quote.tokens:,} (estimated: {quote.tokens_per_row:,.0f} a row, {quote.scored_tokens_per_row:,.0f} scored)"
+    )
+    out.print(
+        f"rate            {quote.tokens_per_second:,.0f} tokens/s on {quote.device}, {quote.dtype} ({quote.sampled_rows} rows timed)"
+    )
+    out.print(f"time            {duration(quote.seconds)}")
+    if quote.memory_mb is not None:
+        out.print(f"memory          {quote.memory_mb:,.0f} MB at the peak of the probe; it does not grow with the number of rows")
+    if quote.rows_truncated:
+        out.print(f"truncated       {quote.rows_truncated:.1%} of the sampled rows are longer than max_length")

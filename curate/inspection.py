@@ -1,0 +1,200 @@
+"""Looking before paying: what would be read and scored (preview), and what it would cost (quote)."""
+
+import itertools
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from curate import progress
+from curate.examples import Example, Examples, Refused
+from curate.filters.likelihood import Likelihood
+from curate.likelihood import Rendered, Renderer
+
+PROBE_ROWS = 64
+PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a rendered row: `context`, `content` (the completion), or `closing` (template end, bears loss too)."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """One row as the model would see it."""
+
+    row: int
+    source: str | None
+    segments: list[Segment]
+    tokens: int | None
+    """Tokens that bear loss."""
+    flags: list[str]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What was detected, and a few rows."""
+
+    data: str
+    layout: str
+    rows: list[PreviewRow]
+    refused: list[str]
+    template: str | None
+    """`chat template` or `plain concatenation`; None without a model."""
+    added_by_template: str | None
+    """Text of the rendered prompt that is not in the data, such as a default system prompt."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3) -> Preview:
+    """The first rows, rendered and marked; without a model, as they were read."""
+    records = list(itertools.islice(examples.records(), 200))
+    chosen = [record for record in records if isinstance(record, Example)][:rows]
+    refused = [f"{record.place}: {record.reason}: {record.detail}" for record in records if isinstance(record, Refused)]
+    renderer = likelihood.renderer() if likelihood else None
+    shown = [_as_read(example) for example in chosen] if renderer is None else _rendered(renderer, chosen)
+    return Preview(
+        data=examples.name,
+        layout=examples.layout.describe(),
+        rows=shown,
+        refused=refused[:5],
+        template=None if renderer is None else "chat template" if renderer.is_chat else "plain concatenation",
+        added_by_template=None if renderer is None or not chosen else _added(renderer, chosen[0]),
+    )
+
+
+def _as_read(example: Example) -> PreviewRow:
+    segments = [Segment("context", f"{message['role']}: {message['content']}\n") for message in example.prompt]
+    return PreviewRow(example.row, example.source, [*segments, Segment("content", example.completion)], None, [])
+
+
+def _rendered(renderer: Renderer, examples: list[Example]) -> list[PreviewRow]:
+    rows = []
+    for example, result in zip(examples, renderer.render(examples), strict=True):
+        if not isinstance(result, Rendered):
+            rows.append(PreviewRow(example.row, example.source, _as_read(example).segments, None, [result.reason]))
+            continue
+        first, end = result.content
+        parts = [
+            ("context", result.input_ids[: result.start]),
+            ("closing", result.input_ids[result.start : first]),
+            ("content", result.input_ids[first:end]),
+            ("closing", result.input_ids[end:]),
+        ]
+        segments = [Segment(kind, str(renderer.tokenizer.decode(list(ids)))) for kind, ids in parts if len(ids)]
+        flags = [name for name in ("border_merged", "truncated") if getattr(result, name)]
+        rows.append(PreviewRow(example.row, example.source, segments, len(result.input_ids) - result.start, flags))
+    return rows
+
+
+def _added(renderer: Renderer, example: Example) -> str | None:
+    """What the template says that the data does not: its own words, less markers and role names."""
+    if not renderer.is_chat:
+        return None
+    text, _ = renderer.texts(example)
+    for known in [*(message["content"].strip() for message in example.prompt), *renderer.tokenizer.all_special_tokens]:
+        text = text.replace(known, " ")
+    words = [
+        word
+        for word in text.split()
+        if word.strip("<|>:#[]/").lower() not in ("", "user", "assistant", "system", "inst", "im_start", "im_end")
+    ]
+    return " ".join(words)[:500] if sum(map(len, words)) >= 12 else None
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What scoring would cost here: counted rows, estimated tokens, a measured rate."""
+
+    rows: int
+    refused: int
+    sampled_rows: int
+    tokens_per_row: float
+    scored_tokens_per_row: float
+    tokens: int
+    rows_truncated: float
+    tokens_per_second: float
+    seconds: float
+    memory_mb: float | None
+    device: str
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def quote(examples: Examples, likelihood: Likelihood) -> Quote:
+    """Count the rows, tokenise a random sample of them, time the model on it, and scale up."""
+    sample, rows, refused = _reservoir(examples)
+    rendered = [row for row in likelihood.renderer().render(sample) if isinstance(row, Rendered)]
+    lengths = np.array([len(row.input_ids) for row in rendered] or [0])
+    scored = np.array([len(row.input_ids) - row.start for row in rendered] or [0])
+    settings = likelihood.freeze()
+    bound = likelihood.frozen(settings)
+    engine = bound.engine()
+    engine.score(rendered[:1], batch_tokens=settings["batch_tokens"])  # the first pass pays for allocation
+    done, seconds = 0, 0.0
+    for at in range(0, len(rendered), 16):
+        begin = time.perf_counter()
+        engine.score(rendered[at : at + 16], batch_tokens=settings["batch_tokens"])
+        seconds += time.perf_counter() - begin
+        done += int(lengths[at : at + 16].sum())
+        if seconds > PROBE_SECONDS:
+            break
+    total = int(lengths.mean() * rows)
+    rate = done / seconds if seconds else 0.0
+    return Quote(
+        rows=rows,
+        refused=refused,
+        sampled_rows=len(sample),
+        tokens_per_row=float(lengths.mean()),
+        scored_tokens_per_row=float(scored.mean()),
+        tokens=total,
+        rows_truncated=sum(row.truncated for row in rendered) / max(len(rendered), 1),
+        tokens_per_second=rate,
+        seconds=total / rate if rate else 0.0,
+        memory_mb=_peak_memory_mb(settings["device"]),
+        device=settings["device_name"],
+        dtype=settings["dtype"],
+    )
+
+
+def _reservoir(examples: Examples) -> tuple[list[Example], int, int]:
+    """A uniform sample of rows, and how many rows and refused rows there are."""
+    generator = np.random.default_rng(0)
+    sample: list[Example] = []
+    rows = refused = 0
+    with progress.measuring("counting rows"):
+        for record in examples.records():
+            if isinstance(record, Refused):
+                refused += 1
+                continue
+            rows += 1
+            progress.tick(rows=1)
+            if len(sample) < PROBE_ROWS:
+                sample.append(record)
+            elif (place := int(generator.integers(rows))) < PROBE_ROWS:
+                sample[place] = record
+    return sample, rows, refused
+
+
+def _peak_memory_mb(device: str) -> float | None:
+    """Peak memory of the probe: on the device, or of this process."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.max_memory_allocated(device) / 1e6)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -1,0 +1,141 @@
+"""run(): the whole way from a source to a selection, each stage resumable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate import _fs, progress
+from curate.annotations import Annotations, annotate, load_annotations
+from curate.errors import UsageError
+from curate.examples import Examples, load_examples
+from curate.filters import Likelihood, build_filter
+from curate.recipes import Recipe, load_recipe
+from curate.reference import model_path, sample_path
+from curate.rows import SHARD_ROWS
+from curate.selection import Selection, SelectionReport, make_report, save_selection, select
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made and where it lies."""
+
+    out: Path
+    report: SelectionReport
+    selection: Selection
+
+
+def run(
+    recipe: str | Path | Recipe,
+    data: Any = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    reuse: Sequence[Path] = (),
+    shard_rows: int = SHARD_ROWS,
+    **loading: Any,
+) -> RunResult:
+    """Load, annotate and select; run again after any interruption and it goes on where it stopped.
+
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a Recipe.
+        data: anything that `load_examples` takes; without it, the packaged sample with the packaged model.
+        model: what the recipe calls `target`: a folder or Hub id, or a mapping of the fields of `ModelSettings`.
+        out: folder of rows, annotations and selection; default `curated/NAME`, after the data.
+        reuse: folders of earlier runs whose annotations of equal rows are taken over.
+        shard_rows: rows per unit of work.
+        loading: `columns`, `revision`, `split`, `limit` of `load_examples`.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    folder, annotations = annotate_only(chosen, data, model=model, out=out, reuse=reuse, shard_rows=shard_rows, **loading)
+    return finish(folder, annotations, chosen, model=None)
+
+
+def annotate_only(
+    recipe: str | Path | Recipe,
+    data: Any = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    reuse: Sequence[Path] = (),
+    shard_rows: int = SHARD_ROWS,
+    **loading: Any,
+) -> tuple[Path, Annotations]:
+    """The first half of `run`: rows and scores, no decision. Returns the folder and what it holds."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    filters = chosen.build_filters(target_model(model, data, is_needed=chosen.needs_model))
+    examples = load_data(data, **loading)
+    folder = Path(out) if out is not None else default_out(examples.name)
+    check_out(folder)
+    for earlier in reuse:
+        if not (earlier / "annotations").is_dir():
+            raise UsageError(f"--reuse {earlier}: holds no annotations")
+    _fs.make_folder(folder)
+    with _fs.only_writer(folder):
+        recover(folder)
+        annotations = annotate(examples, list(filters.values()), folder, reuse=reuse, shard_rows=shard_rows)
+    assert isinstance(annotations, Annotations)
+    for notice in examples.notices:
+        progress.note(notice)
+    return folder, annotations
+
+
+def finish(out: Path, annotations: Annotations, recipe: Recipe, *, model: str | None) -> RunResult:
+    """Select and write."""
+    with _fs.only_writer(out):
+        recover(out)
+        selection = select(annotations, recipe, model=model)
+        report = make_report(selection)
+        save_selection(selection, report, out)
+    return RunResult(out, report, selection)
+
+
+def select_again(out: Path, recipe: str | Path | Recipe, *, model: str | None = None) -> RunResult:
+    """Apply a recipe to the annotations of an earlier run: no model, no network, no scoring."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return finish(out, load_annotations(out), chosen, model=model)
+
+
+def recover(out: Path) -> None:
+    """Finish or remove what an interrupted run left half done."""
+    _fs.finish_replacement(out / "selection")
+    _fs.clean(out)
+
+
+def load_data(data: Any, **loading: Any) -> Examples:
+    """The examples of `data`, or the packaged sample."""
+    return load_examples(sample_path() if data is None else data, **loading)
+
+
+def target_model(model: str | Mapping[str, Any] | None, data: Any, *, is_needed: bool) -> Mapping[str, Any] | None:
+    """Settings of the model of the run: as given; for the packaged sample the packaged model; else None."""
+    settings = {"model": model} if isinstance(model, str) else dict(model or {})
+    if "model" not in settings:
+        if data is not None or not is_needed:
+            return None
+        settings["model"] = str(model_path())
+    return settings
+
+
+def likelihood_of(model: str | Mapping[str, Any] | None, data: Any) -> Likelihood | None:
+    """The likelihood filter of the model of the run, or None without a model."""
+    settings = target_model(model, data, is_needed=True)
+    if settings is None:
+        return None
+    found = build_filter(Likelihood.name, settings, where="model")
+    assert isinstance(found, Likelihood)
+    return found
+
+
+def default_out(name: str) -> Path:
+    """`curated/train` for train.jsonl.gz, `curated/name` for org/name."""
+    stem = Path(name.rstrip("/")).name
+    while Path(stem).suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow"):
+        stem = Path(stem).stem
+    return Path("curated") / ("".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-.") or "data")
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds something else: nothing foreign is ever written over."""
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "rows", "annotations")):
+        raise UsageError(f"{out}: holds other files; choose an empty or new folder with --out")

@@ -1,0 +1,28 @@
+"""Recipes: validated YAML that says which filters score and which steps decide. Data, never code."""
+
+from curate.recipes.loading import load_recipe, shipped_recipes
+from curate.recipes.schema import (
+    Amount,
+    BestOf,
+    Deduplicate,
+    Drop,
+    Keep,
+    Order,
+    Recipe,
+    Sample,
+    Step,
+)
+
+__all__ = [
+    "Amount",
+    "BestOf",
+    "Deduplicate",
+    "Drop",
+    "Keep",
+    "Order",
+    "Recipe",
+    "Sample",
+    "Step",
+    "load_recipe",
+    "shipped_recipes",
+]

@@ -1,0 +1,315 @@
+"""What a recipe may say. Every class is one construct of the YAML file; an unknown key is an error, not a default."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from curate.errors import RecipeError, UsageError, near_miss
+from curate.filters import Filter, build_filter, known_filters
+from curate.filters.base import first_complaint
+
+Group = Literal["prompt", "stratum", "source", "dataset"]
+Policy = Literal["keep", "drop", "error"]
+TARGET = "target"
+"""Written for a filter's `model`, it stands for the model of the run."""
+
+
+class Settings(BaseModel):
+    """Base of everything that a user writes: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Amount(Settings):
+    """How many rows of a group: a share (exact, as written) or a count."""
+
+    share: Fraction | None = None
+    count: int | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        """`50%`, 0.5 (a share) or 500 (a count)."""
+        if isinstance(value, (Amount, dict)):
+            return value
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError("must be a share such as 50% or a count such as 500")  # noqa: TRY004  (pydantic wants ValueError)
+        if isinstance(value, int):
+            if value < 1:
+                raise ValueError("a count must be at least 1")
+            return cls(count=value)
+        text = str(value).strip()
+        try:
+            share = Fraction(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError("must be a share such as 50% or a count such as 500") from None
+        if not 0 < share <= 1:
+            raise ValueError("a share must be above 0 % and at most 100 %")
+        return cls(share=share)
+
+    def of(self, rows: int) -> int:
+        """Rows kept of `rows`: floor(share x rows + 1/2), at least 1; a count, or all where there are fewer."""
+        if self.count is not None:
+            return min(self.count, rows)
+        assert self.share is not None
+        return min(rows, max(1, int(self.share * rows + Fraction(1, 2)))) if rows else 0
+
+    def __str__(self) -> str:
+        if self.count is not None:
+            return str(self.count)
+        assert self.share is not None
+        return f"{float(self.share * 100):g}%"
+
+
+Quantity = Annotated[Amount, BeforeValidator(Amount.parse)]
+Groups = Annotated[tuple[Group, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+class Step(Settings):
+    """One step of a recipe. Steps run top to bottom, on the rows that the earlier ones left."""
+
+    word: ClassVar[str]
+
+    def fields(self) -> Sequence[str]:
+        """The `filter.output` fields that the step reads."""
+        return ()
+
+
+class Deduplicate(Step):
+    """Keep the first of rows whose messages are equal, character by character (no Unicode normalisation)."""
+
+    word = "deduplicate"
+    method: Literal["exact"]
+
+    def __str__(self) -> str:
+        return f"deduplicate {self.method}"
+
+
+class Drop(Step):
+    """Drop a row whose value equals `is`, or lies above or below a bound; a missing bound is open."""
+
+    word = "drop"
+    field: str
+    is_: bool | str | None = Field(default=None, alias="is")
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    below: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        bounds = self.above is not None or self.below is not None
+        if bounds == (self.is_ is not None):
+            raise ValueError(f"drop on {self.field!r} needs either `is` or a bound (`above`, `below`)")
+        if self.above is not None and self.below is not None and self.above <= self.below:
+            raise ValueError(f"drop on {self.field!r} above {self.above} and below {self.below} would leave nothing")
+        return self
+
+    def fields(self) -> Sequence[str]:
+        """The one field."""
+        return (self.field,)
+
+    def __str__(self) -> str:
+        if self.is_ is not None:
+            return f"drop {self.field} is {str(self.is_).lower() if isinstance(self.is_, bool) else self.is_}"
+        bounds = [f"{word} {value:g}" for word, value in (("above", self.above), ("below", self.below)) if value is not None]
+        return f"drop {self.field} {' or '.join(bounds)}"
+
+
+class Ranking(Step):
+    """Base of the steps that rank rows by a field inside groups."""
+
+    field: str
+    lowest: Quantity | None = None
+    highest: Quantity | None = None
+    within: Groups = ("dataset",)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if (self.lowest is None) == (self.highest is None):
+            raise ValueError(f"{self.word} on {self.field!r} needs exactly one of `lowest` and `highest`")
+        if not self.within or len(set(self.within)) < len(self.within):
+            raise ValueError("`within` must name each group once")
+        return self
+
+    @property
+    def amount(self) -> Amount:
+        """How many rows of each group."""
+        amount = self.lowest or self.highest
+        assert amount is not None
+        return amount
+
+    def fields(self) -> Sequence[str]:
+        """The one field."""
+        return (self.field,)
+
+    def __str__(self) -> str:
+        end = "lowest" if self.lowest else "highest"
+        return f"{self.word} {self.field} {end} {self.amount} within {', '.join(self.within)}"
+
+
+class Keep(Ranking):
+    """Keep a share or count of each group. A row is ranked in the first group of `within` that holds two rows or more."""
+
+    word = "keep"
+
+
+class BestOf(Ranking):
+    """Keep the best responses to each prompt; a prompt with a single response keeps it."""
+
+    word = "best_of"
+    within: Groups = ("prompt",)
+
+
+class Sample(Step):
+    """Keep a random share or count of each group. The draw of a row depends on `seed` and its place, on nothing else."""
+
+    word = "sample"
+    keep: Quantity
+    seed: int = Field(default=0, ge=0)
+    within: Groups = ("dataset",)
+
+    def __str__(self) -> str:
+        return f"sample {self.keep} within {', '.join(self.within)} (seed {self.seed})"
+
+
+class Order(Step):
+    """Write the kept rows in the order of a field, or shuffled by a seed; without this step, in input order."""
+
+    word = "order"
+    field: str | None = None
+    first: Literal["lowest", "highest"] = "lowest"
+    random: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.field is None) == (self.random is None):
+            raise ValueError("order needs exactly one of `field` and `random` (a seed)")
+        return self
+
+    def fields(self) -> Sequence[str]:
+        """The field, unless the order is random."""
+        return () if self.field is None else (self.field,)
+
+    def __str__(self) -> str:
+        return f"order by {self.field}, {self.first} first" if self.field else f"order random (seed {self.random})"
+
+
+STEPS: dict[str, type[Step]] = {step.word: step for step in (Deduplicate, Drop, Keep, BestOf, Sample, Order)}
+
+
+def _step(value: Any) -> Any:
+    """`{keep: {...}}` becomes Keep(...)."""
+    if isinstance(value, Step):
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"a step is one word with its settings, such as `drop: {{...}}`; the words are {', '.join(STEPS)}")
+    ((word, settings),) = value.items()
+    if word not in STEPS:
+        raise ValueError(f"unknown step {word!r}; {near_miss(str(word), STEPS)}")
+    if word == Deduplicate.word:
+        settings = {"method": settings}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{word} needs settings, such as `{word}: {{field: ...}}`")  # noqa: TRY004
+    try:
+        return STEPS[word](**settings)
+    except ValidationError as error:
+        keys = [field.alias or name for name, field in STEPS[word].model_fields.items()]
+        raise ValueError(f"{word}: {first_complaint(error, keys)}") from error
+
+
+class TrialSettings(Settings):
+    """Which comparison the trial makes."""
+
+    primary: str = "random-clean"
+    """The control that the verdict is about."""
+    against: tuple[str, ...] = ()
+
+
+class Recipe(Settings):
+    """A named way to choose rows: filters that score, steps that decide, what happens to unscored rows, which trial."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
+    summary: str = ""
+    source: str | None = None
+    filters: dict[str, dict[str, Any]] = {}
+    steps: tuple[Annotated[Step, BeforeValidator(_step)], ...]
+    unscored: Policy = "error"
+    trial: TrialSettings = TrialSettings()
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _empty_parameters(cls, value: Any) -> Any:
+        return {name: given or {} for name, given in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("steps")
+    @classmethod
+    def _some_steps(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if not steps:
+            raise ValueError("a recipe without steps would keep everything; name at least one")
+        if any(isinstance(step, Order) for step in steps[:-1]):
+            raise ValueError("`order` must be the last step")
+        return steps
+
+    @model_validator(mode="after")
+    def _fields_exist(self) -> Self:
+        known = known_filters()
+        for name in self.filters:
+            if name not in known:
+                raise ValueError(f"unknown filter {name!r}; {near_miss(name, known, listing='installed')}")
+        for step in self.steps:
+            for field in step.fields():
+                self._check(field, step, known)
+        return self
+
+    def _check(self, field: str, step: Step, known: Mapping[str, type[Filter]]) -> None:
+        name, _, output = field.partition(".")
+        if name not in self.filters:
+            raise ValueError(
+                f"{step.word} reads {field!r}, but the recipe lists no filter {name!r}; "
+                f"{near_miss(name, self.filters, listing='it lists')}"
+            )
+        outputs = known[name].outputs
+        if output not in outputs:
+            raise ValueError(f"{step.word} reads {field!r}; {near_miss(output, outputs, listing=f'{name} gives')}")
+        kind = outputs[output]
+        if isinstance(step, Drop) and step.is_ is not None:
+            wanted = {"bool": bool, "string": str}.get(kind)
+            if wanted is None or not isinstance(step.is_, wanted):
+                raise ValueError(f"drop {field!r} is {step.is_!r}: the output is {kind}")
+        elif kind not in ("float64", "int64"):
+            raise ValueError(f"{step.word} needs a number, {field!r} is {kind}")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a filter asks the model of the run."""
+        return any(given.get("model") == TARGET for given in self.filters.values())
+
+    def build_filters(self, model: Mapping[str, Any] | None = None) -> dict[str, Filter]:
+        """The filters by name. `model` holds what stands in for `target`: its location and how to run it.
+
+        Raises UsageError when a filter needs a model and none is given.
+        """
+        built = {}
+        for name, given in self.filters.items():
+            parameters = dict(given)
+            if parameters.get("model") == TARGET:
+                if model is None:
+                    raise UsageError(f"recipe {self.name!r} asks the model that you want to train: pass --model FOLDER_OR_HUB_ID")
+                # What the recipe says of the view wins over the run's defaults.
+                parameters = {**model, **{key: value for key, value in parameters.items() if key != "model"}}
+            built[name] = build_filter(name, parameters, where=f"{self.name}: filters")
+        return built
+
+    def check_filters(self, where: str) -> None:
+        """Raise RecipeError if a filter's parameters are wrong; needs no model."""
+        for name, given in self.filters.items():
+            build_filter(name, given, where=f"{where}: filters")
+
+    def as_data(self) -> dict[str, Any]:
+        """The recipe as plain data, with every default written out."""
+        data = self.model_dump(mode="json", exclude={"steps"})
+        data["steps"] = [{step.word: step.model_dump(mode="json", by_alias=True, exclude_none=True)} for step in self.steps]
+        return data
+
+
+__all__ = ["STEPS", "Amount", "BestOf", "Deduplicate", "Drop", "Keep", "Order", "Recipe", "RecipeError", "Sample", "Step"]

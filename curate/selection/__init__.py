@@ -1,0 +1,9 @@
+"""A recipe applied to annotations: the decision about every row, its report, and the files that hold both."""
+
+from curate.selection.explain import explain
+from curate.selection.frame import Frame
+from curate.selection.output import save_selection
+from curate.selection.report import SelectionReport, make_report
+from curate.selection.steps import Selection, StepResult, select
+
+__all__ = ["Frame", "Selection", "SelectionReport", "StepResult", "explain", "make_report", "save_selection", "select"]

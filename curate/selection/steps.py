@@ -1,0 +1,238 @@
+"""A recipe's steps applied to annotations: which rows are kept, which rejected, by which step, by what margin."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.annotations import Annotations
+from curate.errors import InputError, RecipeError
+from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order, Recipe, Sample, Step
+from curate.selection.frame import Bools, Floats, Frame, Ints
+
+KEPT = -1
+
+
+@dataclass
+class StepResult:
+    """What one step did."""
+
+    step: Step
+    before: int
+    rejected: int = 0
+    unscored: int = 0
+    groups: dict[str, int] = field(default_factory=dict)
+    """Rows by the group that they were ranked in."""
+
+
+@dataclass
+class Selection:
+    """The decision about every row."""
+
+    recipe: Recipe
+    frame: Frame
+    rejected_by: npt.NDArray[np.int16]
+    """-1: kept; else the index of the step that rejected the row."""
+    for_being_unscored: Bools
+    """Rejected because the step's field is null and the recipe says `unscored: drop`."""
+    margin: Floats
+    """Signed distance to the cut of the step that last ranked or tested the row: positive is kept; nan where there is none."""
+    steps: list[StepResult]
+    order: Ints
+    """Kept rows in the order in which they are written."""
+
+    @property
+    def kept(self) -> Bools:
+        """Which rows are kept."""
+        return np.equal(self.rejected_by, KEPT)
+
+    def failing(self) -> dict[str, Bools]:
+        """For every `drop` step, which rows it rules out, whether or not an earlier step took them."""
+        return {str(step): dropped(self.frame, step)[0] for step in self.recipe.steps if isinstance(step, Drop)}
+
+
+def select(annotations: Annotations, recipe: Recipe, *, model: str | None = None) -> Selection:
+    """Apply a recipe's steps; needs no model and no network, and equal inputs give equal decisions.
+
+    `model` says whose scores are meant where a folder holds those of several.
+
+    Raises RecipeError when the recipe says `unscored: error` and a step's field is null for a row that reaches it,
+    InputError when nothing is left.
+    """
+    stores = annotations.choose(recipe.build_filters({"model": TARGET}), model=model)
+    state = _State(Frame(annotations.rows, stores), recipe)
+    for index, step in enumerate(recipe.steps):
+        state.apply(index, step)
+    if not state.alive.any():
+        raise InputError(f"{recipe.name}: nothing is left after `{recipe.steps[-1]}`; {_waterfall(state.results)}")
+    return Selection(recipe, state.frame, state.rejected_by, state.for_being_unscored, state.margin, state.results, state.order())
+
+
+def _waterfall(results: Sequence[StepResult]) -> str:
+    return "; ".join(f"{result.step}: {result.before:,} -> {result.before - result.rejected:,}" for result in results)
+
+
+class _State:
+    """The rows still alive, while steps run."""
+
+    def __init__(self, frame: Frame, recipe: Recipe) -> None:
+        self.frame, self.recipe = frame, recipe
+        self.alive = np.ones(frame.count, dtype=bool)
+        self.rejected_by = np.full(frame.count, KEPT, dtype=np.int16)
+        self.for_being_unscored = np.zeros(frame.count, dtype=bool)
+        self.margin = np.full(frame.count, np.nan)
+        self.results: list[StepResult] = []
+        self._order: Ints | None = None
+
+    def apply(self, index: int, step: Step) -> None:
+        """Run one step."""
+        result = StepResult(step, before=int(self.alive.sum()))
+        self.results.append(result)
+        before = self.alive.copy()
+        actions: dict[type[Step], Callable[[Any, StepResult], None]] = {
+            Deduplicate: self._deduplicate,
+            Drop: self._drop,
+            Keep: self._rank,
+            BestOf: self._rank,
+            Sample: self._sample,
+            Order: self._arrange,
+        }
+        actions[type(step)](step, result)
+        gone = before & ~self.alive
+        self.rejected_by[gone] = index
+        result.rejected = int(gone.sum())
+
+    def _unscored(self, name: str, valid: Bools, result: StepResult) -> None:
+        """Treat the rows that have no value as the recipe says."""
+        without = self.alive & ~valid
+        result.unscored = int(without.sum())
+        if not result.unscored or self.recipe.unscored == "keep":
+            return
+        if self.recipe.unscored == "drop":
+            self.alive &= ~without
+            self.for_being_unscored |= without
+            return
+        filter_name = name.partition(".")[0]
+        reasons = self.frame.reasons(filter_name)
+        found = reasons.values[without & reasons.valid]
+        names, counts = np.unique(found.astype(str), return_counts=True) if len(found) else (np.array([]), np.array([]))
+        said = ", ".join(f"{count:,} {reason}" for reason, count in zip(names, counts, strict=True)) or "null for these rows"
+        raise RecipeError(
+            f"{self.recipe.name}: {result.unscored:,} of {result.before:,} rows have no {name} ({said}); "
+            "set `unscored: drop` or `keep`"
+        )
+
+    def _deduplicate(self, step: Deduplicate, result: StepResult) -> None:
+        codes = self.frame.codes("content_key")
+        rows = np.flatnonzero(self.alive)
+        _, first = np.unique(codes[rows], return_index=True)
+        keep = np.zeros_like(self.alive)
+        keep[rows[first]] = True
+        self.alive &= keep
+
+    def _drop(self, step: Drop, result: StepResult) -> None:
+        out, margin, valid = dropped(self.frame, step)
+        self._unscored(step.field, valid, result)
+        touched = self.alive & valid
+        self.margin[touched] = margin[touched]
+        self.alive &= ~out
+
+    def _rank(self, step: Keep | BestOf, result: StepResult) -> None:
+        column = self.frame.column(step.field)
+        self._unscored(step.field, column.valid, result)
+        # Ascending keys are better, whichever end is asked for; the sort is stable, so ties go to the earlier row.
+        sign = 1.0 if step.lowest else -1.0
+        ranked = np.flatnonzero(self.alive & column.valid)
+        self._keep_best(ranked, sign * column.values[ranked], step.within, step.amount.of, result, is_measured=True)
+
+    def _sample(self, step: Sample, result: StepResult) -> None:
+        rows = np.flatnonzero(self.alive)
+        keys = random_keys(rows, step.seed)
+        self._keep_best(rows, keys, step.within, step.keep.of, result, is_measured=False)
+
+    def _keep_best(
+        self,
+        rows: Ints,
+        keys: npt.NDArray[Any],
+        within: Sequence[str],
+        amount: Callable[[int], int],
+        result: StepResult,
+        *,
+        is_measured: bool,
+    ) -> None:
+        """Reject all but the first `amount` of each group. A row alone in its group is regrouped by the next in the list."""
+        left = np.arange(len(rows))
+        for level, name in enumerate(within):
+            if not len(left):
+                break
+            codes = self.frame.group(name)[rows[left]]
+            _, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+            here = sizes[inverse] >= 2
+            if level == len(within) - 1:
+                here = np.ones_like(here)
+            if here.any():
+                result.groups[name] = int(here.sum())
+                self._cut(rows[left[here]], keys[left[here]], inverse[here], amount, is_measured=is_measured)
+            left = left[~here]
+
+    def _cut(self, rows: Ints, keys: npt.NDArray[Any], groups: Ints, amount: Callable[[int], int], *, is_measured: bool) -> None:
+        order = np.lexsort((rows, keys, groups))  # by group, then key, then row
+        rows, keys, groups = rows[order], keys[order], groups[order]
+        starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+        sizes = np.diff(np.r_[starts, len(rows)])
+        kept = np.array([amount(int(size)) for size in sizes])
+        place = np.arange(len(rows)) - np.repeat(starts, sizes)
+        is_kept = place < np.repeat(kept, sizes)
+        self.alive[rows[~is_kept]] = False
+        if is_measured:
+            cut = sizes > kept  # groups from which a row is rejected: the others have no cut to be near to
+            last = keys[np.minimum(starts + kept - 1, len(rows) - 1)]
+            first_out = keys[np.minimum(starts + kept, len(rows) - 1)]
+            margin = np.where(is_kept, np.repeat(first_out, sizes) - keys, np.repeat(last, sizes) - keys)
+            self.margin[rows] = np.where(np.repeat(cut, sizes), margin, np.nan)
+
+    def _arrange(self, step: Order, result: StepResult) -> None:
+        if step.field is None:
+            rows = np.flatnonzero(self.alive)
+            self._order = rows[np.lexsort((rows, random_keys(rows, step.random or 0)))]
+            return
+        column = self.frame.column(step.field)
+        self._unscored(step.field, column.valid, result)
+        rows = np.flatnonzero(self.alive)
+        sign = 1.0 if step.first == "lowest" else -1.0
+        # Rows without a value stand at the end, whichever end comes first.
+        keys = np.where(column.valid[rows], sign * column.values[rows], np.inf)
+        self._order = rows[np.lexsort((rows, keys))]
+
+    def order(self) -> Ints:
+        """Kept rows, as they are written."""
+        return np.flatnonzero(self.alive) if self._order is None else self._order
+
+
+def dropped(frame: Frame, step: Drop) -> tuple[Bools, Floats, Bools]:
+    """Which rows a drop rules out, the margin to its nearer bound, and which rows have a value."""
+    column = frame.column(step.field)
+    margin = np.full(frame.count, np.nan)
+    if step.is_ is not None:
+        return column.valid & (column.values == step.is_), margin, column.valid
+    room = np.full(frame.count, np.inf)
+    if step.above is not None:
+        room = np.minimum(room, step.above - column.values)
+    if step.below is not None:
+        room = np.minimum(room, column.values - step.below)
+    return column.valid & (room < 0), np.where(column.valid, room, np.nan), column.valid
+
+
+def random_keys(rows: Ints, seed: int) -> npt.NDArray[np.uint64]:
+    """A pseudo-random 64-bit key per row, from seed and row number alone (SplitMix64), on every machine the same."""
+    with np.errstate(over="ignore"):
+        z = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        return _mix(rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + z)
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
