@@ -36,8 +36,8 @@ def _naming_the_disk(path: Path) -> Iterator[None]:
             raise ResourceError(
                 f"{path}: the disk is full ({free / 1e6:.0f} MB free); make room and run the same command again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UsageError(f"{path}: not writable; choose another folder with --out") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise UsageError(f"{path}: not writable ({os.strerror(error.errno)}); choose another folder with --out") from error
         raise
 
 

@@ -1,0 +1,69 @@
+"""What many tests need and is slow to make: small models with their tokenizers, built once, without a download."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEXTS = ["The answer to the question is four. What is 2 + 2? One, two, three and yes or no."] * 20
+
+
+def save_tiny_model(folder: Path, *, chat_template: str | None, eos: str | None = "<|im_end|>", seed: int = 0) -> Path:
+    """A random Llama of two layers with a byte-level tokenizer, as `save_pretrained` writes them."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    bpe.train_from_iterator(TEXTS, trainer)
+    facts: dict[str, Any] = {"pad_token": "<|pad|>", "chat_template": chat_template, "model_max_length": 512}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **facts, **({"eos_token": eos} if eos else {}))
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model whose tokenizer has a chat template."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "chat", chat_template=CHAT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def plain_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model without a chat template: rows are concatenated."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "plain", chat_template=None)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_model_dir: Path) -> Path:
+    """Any model, for tests that do not care which."""
+    return tiny_model_dir
