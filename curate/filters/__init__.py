@@ -2,15 +2,21 @@
 
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
 from curate.filters.entropy import Entropy
+from curate.filters.errors import Errors
+from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
 from curate.filters.perplexity import Perplexity
+from curate.filters.tells import Tells
 
 __all__ = [
     "Entropy",
+    "Errors",
     "Filter",
+    "Length",
     "Likelihood",
     "Perplexity",
     "Scores",
+    "Tells",
     "Unscored",
     "build_filter",
     "known_filters",
