@@ -41,7 +41,7 @@ class Errors(Filter):
     Answers are read after the last `Final Answer:`, else after `Answer:`, `####`, `answer is` or in a box, else numbers from
     the end of the text. Per pattern at most 100,000 characters are looked at: the first ones for `loop` and
     `false_arithmetic`, the last ones for `wrong` and `cut_off`.
-    Cost: about 0.8 ms per row of 600 characters on one core, no model.
+    Cost: about 0.7 ms per row of 600 characters on one core, no model.
     Source: answer rules and labels from the data of Ren et al. 2024 (arXiv:2402.11192); measured in docs/filters.md.
     """
 
