@@ -4,7 +4,7 @@
 stock JSON reader (datasets 5.2) loses the whole file over one bad line and rewrites text that looks like a date.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,38 @@ def from_hub(repo_id: str, config: str | None, *, revision: str | None, split: s
     from huggingface_hub import HfApi
 
     name = f"{repo_id}:{config}" if config else repo_id
-    with _explained(name, revision):
-        commit = HfApi().dataset_info(repo_id, revision=revision).sha
-        builder = load_dataset_builder(repo_id, config, revision=commit)
+    with _explained(name, revision, hint=f"say which as {repo_id}:CONFIG"):
+        found = HfApi().dataset_info(repo_id, revision=revision)
+        card: Any = found.card_data or {}
+        _refuse_foreign_files(name, card.get("configs"))
+        builder = load_dataset_builder(found.id, config, revision=found.sha)
     chosen = _split(builder, split, name)
-    identity = {"kind": "hub", "id": repo_id, "revision": commit, "config": builder.config.name, "split": chosen}
-    prefix = f"hf://datasets/{repo_id}@{commit}/"
-    return _source(builder, chosen, name, prefix, identity, max_row_bytes)
+    identity = {"kind": "hub", "id": found.id, "revision": found.sha, "config": builder.config.name, "split": chosen}
+    return _source(builder, chosen, name, f"hf://datasets/{found.id}@{found.sha}/", identity, max_row_bytes)
 
 
 def from_card(folder: Path, *, split: str | None, max_row_bytes: int) -> Source:
     """One split of a local folder, as the `configs` of its README.md say."""
     from datasets import load_dataset_builder
+    from huggingface_hub import metadata_load
 
     name = excerpt(str(folder))
-    with _explained(name, None):
+    with _explained(name, None, hint="pass a glob of the files of one of them"):
+        card: Any = metadata_load(folder / "README.md") or {}
+        _refuse_foreign_files(name, card.get("configs"))
         builder = load_dataset_builder(str(folder))
     return _source(builder, _split(builder, split, name), name, f"{folder.resolve()}/", {}, max_row_bytes)
+
+
+def _refuse_foreign_files(name: str, configs: Any) -> None:
+    """Raise an InputError if a card names files elsewhere: `datasets` would fetch any address, and read any local path."""
+    values = [configs]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping | list):
+            values += value.values() if isinstance(value, Mapping) else value
+        elif isinstance(value, str) and ("://" in value or value.startswith(("/", "~")) or ".." in value.split("/")):
+            raise InputError(f"{name}: its README.md names files outside of it: {excerpt(repr(value))}")
 
 
 def _split(builder: Any, split: str | None, name: str) -> str:
@@ -50,6 +65,9 @@ def _split(builder: Any, split: str | None, name: str) -> str:
 def _source(builder: Any, split: str, name: str, prefix: str, identity: dict[str, Any], max_row_bytes: int) -> Source:
     listed: Any = next((urls for key, urls in (builder.config.data_files or {}).items() if str(key) == split), [])
     urls = [str(url) for url in listed]
+    foreign = next((url for url in urls if not url.startswith(prefix)), None)
+    if foreign is not None:
+        raise InputError(f"{name}: names files outside of it: {excerpt(repr(foreign))}")
     is_plain = not getattr(builder.config, "field", None) and getattr(builder.config, "sep", ",") in (",", None)
     if urls and is_plain and all(format_of(url) for url in urls):
         files = tuple(DataFile(url.removeprefix(prefix), url, format_of(url) or "") for url in urls)
@@ -61,8 +79,8 @@ def _source(builder: Any, split: str, name: str, prefix: str, identity: dict[str
 
 
 @contextmanager
-def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turns what the Hub's clients raise into one InputError that says what to do."""
+def _explained(name: str, revision: str | None, *, hint: str = "") -> Iterator[None]:
+    """Turns what the Hub's clients raise into one InputError that says what to do; `hint` is for several configurations."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub import errors
 
@@ -73,16 +91,14 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{name}: has no revision {revision!r}; give a branch, a tag or a commit") from error
     except errors.RepositoryNotFoundError as error:
-        hint = "check the spelling, or log in if it is private: hf auth login"
-        raise InputError(f"{name}: no such data set on the Hub, nor a local path of this name; {hint}") from error
+        advice = "check the spelling, or log in if it is private: hf auth login"
+        raise InputError(f"{name}: no such data set on the Hub, nor a local path of this name; {advice}") from error
     except errors.HfHubHTTPError as error:
         raise InputError(f"{name}: the Hub answered: {excerpt(str(error))}") from error
-    except (DatasetsError, ValueError, RuntimeError) as error:  # no data files, no such config, a loading script
-        raise InputError(f"{name}: cannot be resolved: {excerpt(str(error), length=600)}{_config_hint(name, error)}") from error
+    # No data files, no such configuration, a loading script (which `datasets` 5 never runs).
+    except (DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
+        ask = f"; {hint}" if hint and "config" in str(error).lower() else ""
+        raise InputError(f"{name}: cannot be resolved: {excerpt(str(error), length=600)}{ask}") from error
     except OSError as error:  # offline mode and every broken connection
-        hint = "no local path has this name, and the Hub cannot be reached; go online, or pass a local file or folder"
-        raise InputError(f"{name}: {hint} ({excerpt(type(error).__name__)}: {excerpt(str(error))})") from error
-
-
-def _config_hint(name: str, error: Exception) -> str:
-    return f"; say which as {name.split(':')[0]}:CONFIG" if "config" in str(error).lower() else ""
+        advice = "no local path has this name, and the Hub cannot be reached; go online, or pass a local file or folder"
+        raise InputError(f"{name}: {advice} ({type(error).__name__}: {excerpt(str(error))})") from error

@@ -20,6 +20,7 @@ _PAIRS: Final[Mapping[str, tuple[str, ...]]] = {
     "question": ("answer", "response"),
 }
 _INPUTS: Final = ("input", "context")
+_SYSTEMS: Final = ("system_prompt", "system")
 _METADATA: Final[Mapping[str, tuple[str, ...]]] = {
     "id": ("id", "uid"),
     "source": ("source", "model", "generator"),
@@ -81,6 +82,15 @@ class Layout:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that become messages."""
         return tuple(name for name in (self.messages, *self.prompt, self.completion, self.system) if name)
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user may have meant otherwise."""
+        names = [name for name in self.seen if name.strip().lower() in _SYSTEMS and name not in self.text_columns]
+        if self.system or not names:
+            return []
+        hint = f"--columns system={names[0]} makes it the system prompt"
+        return [f"column {excerpt(repr(names[0]))} travels along and is not shown to the model; {hint}"]
 
     def identity(self) -> dict[str, Any]:
         """What decides how a row is read, as JSON; the columns that happened to be seen do not."""
@@ -239,7 +249,10 @@ def detect(
         found = {"name": f"{joined}/{columns['completion']}", "prompt": parts, "completion": columns["completion"]}
     else:
         found = _only_layout(seen, where)
-        found["system"] = seen.filled_name("system_prompt") or (None if "prompt" in found["name"] else seen.filled_name("system"))
+        # Beside a prompt, `system` may as well name the system that answered.
+        has_prompt = "prompt" in (name.strip().lower() for name in found.get("prompt", ()))
+        names = _SYSTEMS[:1] if has_prompt else _SYSTEMS
+        found["system"] = next((column for name in names if (column := seen.filled_name(name))), None)
     found["system"] = columns.get("system", found.get("system"))
     first = found.get("messages") or found["prompt"][0]
     layout = Layout(

@@ -69,7 +69,8 @@ class Examples:
     @property
     def notices(self) -> list[str]:
         """What a reader of the run should know: files left out, and values changed in the last complete pass."""
-        return [*self._source.notices, *(f"{note} in {count} rows" for note, count in self._notes.items() if count)]
+        changed = [f"{note} in {count} rows" for note, count in self._notes.items() if count]
+        return [*self._source.notices, *self.layout.notices, *changed]
 
     def __iter__(self) -> Iterator[Example]:
         return (item for item in self.records() if isinstance(item, Example))
@@ -112,6 +113,7 @@ class Examples:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides which rows come out, as JSON."""
+        # The split is in the source's part: its files, its hash, or its name beside the commit.
         return {**self._source.fingerprint(), "layout": self.layout.identity(), **self._choice}
 
     def describe(self) -> str:
@@ -150,7 +152,7 @@ def load_examples(
     check_targets(columns or {})
     found = _find(source, revision=revision, split=split, max_row_bytes=max_row_bytes)
     layout = detect(_first_records(found), columns, where=found.name)
-    choice = {"columns": dict(columns or {}), "split": split, "limit": limit, "max_row_bytes": max_row_bytes}
+    choice = {"columns": dict(columns or {}), "limit": limit, "max_row_bytes": max_row_bytes}
     return Examples(found, layout, choice)
 
 

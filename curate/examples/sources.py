@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import xxhash
 
+from curate.errors import InputError
 from curate.examples.csv_rows import read_csv
 from curate.examples.example import stable_hash
 from curate.examples.files import FileSet
@@ -167,14 +168,20 @@ class DatasetsObject:
 
     def records(self, *, notes: Counter[str], parsed: Collection[str]) -> Iterator[Record | Refused]:
         """All rows: as Arrow where the types are known, so that images stay bytes and no value is decoded."""
-        if self.dataset.features is None:
-            for index, value in enumerate(self.dataset):
-                yield _checked(value, f"{self.name}:row {index}", notes)
-            return
-        from curate.examples.arrow_rows import rows_of
+        from datasets.exceptions import DatasetsError
+        from datasets.table import CastError
 
-        batches = self.dataset.with_format("arrow").iter(batch_size=64)
-        yield from rows_of(batches, self.name, max_row_bytes=self.max_row_bytes, parsed=parsed)
+        try:
+            if self.dataset.features is None:
+                for index, value in enumerate(self.dataset):
+                    yield _checked(value, f"{self.name}:row {index}", notes)
+                return
+            from curate.examples.arrow_rows import rows_of
+
+            batches = self.dataset.with_format("arrow").iter(batch_size=64)
+            yield from rows_of(batches, self.name, max_row_bytes=self.max_row_bytes, parsed=parsed)
+        except (DatasetsError, CastError) as error:
+            raise InputError(f"{self.name}: datasets cannot read on: {excerpt(str(error), length=400)}") from error
 
     def schema(self) -> Any:
         """The data set's types; None for a stream that has not said them."""

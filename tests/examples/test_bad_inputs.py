@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from curate.errors import InputError, LayoutError
 from curate.examples import Example, Refused, load_examples
+from curate.examples.record import REASONS
 
 GOOD = {"prompt": "p", "response": "r"}
 GOOD_LINE = json.dumps(GOOD).encode() + b"\n"
@@ -307,6 +309,12 @@ def test_odd_file_names_work_and_are_shown_escaped(tmp_path: Path, name: str) ->
     (refused,) = [item for item in load_examples(path).records() if isinstance(item, Refused)]
     assert refused.place.isprintable()
     assert refused.place.endswith(".jsonl:2")
+
+
+def test_the_documentation_lists_every_reason() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| ", text.split("## Refused rows")[1], re.MULTILINE)
+    assert listed == list(REASONS)
 
 
 json_values = st.recursive(

@@ -70,10 +70,11 @@ def test_a_system_column_becomes_the_first_turn_where_it_is_surely_one() -> None
     assert [message["role"] for message in only(row).messages] == ["system", "user", "assistant"]
     assert only({"system": "be brief", "conversations": SHAREGPT}).messages[0] == {"role": "system", "content": "be brief"}
     # Beside a prompt, `system` may as well name the system that answered.
-    assert only({"system": "GPT-4", "prompt": "p", "response": "r"}).extra == {"system": "GPT-4"}
-    assert (
-        only({"system": "be brief", "prompt": "p", "response": "r"}, columns={"system": "system"}).messages[0]["role"] == "system"
-    )
+    row = {"system": "GPT-4", "prompt": "p", "response": "r"}
+    assert only(row).extra == {"system": "GPT-4"}
+    assert "--columns system=system" in load_examples([row]).notices[0]
+    assert only(row, columns={"system": "system"}).messages[0] == {"role": "system", "content": "GPT-4"}
+    assert load_examples([row], columns={"system": "system"}).notices == []
 
 
 def test_earlier_turns_are_the_prompt() -> None:

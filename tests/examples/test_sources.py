@@ -308,6 +308,14 @@ def test_the_card_of_a_folder_chooses_its_files(tmp_path: Path) -> None:
     assert examples.fingerprint()["files"][0]["name"] == "kept/a.jsonl"
 
 
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.jsonl", "../secret.jsonl", "/etc/passwd"])
+def test_a_card_cannot_name_files_elsewhere(tmp_path: Path, path: str) -> None:
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {path}\n---\n"
+    write(tmp_path, data__a_jsonl=rows("a"), README_md=card.encode())
+    with pytest.raises(InputError, match=r"its README.md names files outside of it"):
+        load_examples(tmp_path)
+
+
 # Python objects
 
 
