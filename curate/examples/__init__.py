@@ -1,7 +1,8 @@
 """Any SFT layout becomes an Example."""
 
+from curate.examples.detection import parse_columns
 from curate.examples.example import Example, Message, Role, stable_hash
-from curate.examples.layouts import Layout, parse_columns
+from curate.examples.layouts import Layout
 from curate.examples.load import Examples, load_examples
 from curate.examples.record import Refused
 

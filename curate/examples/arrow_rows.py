@@ -101,7 +101,12 @@ def read_parquet(file: DataFile, *, max_row_bytes: int, parsed: Container[str]) 
     """The rows of a Parquet file; columns of type JSON named in `parsed` are parsed, others stay JSON text."""
     with opened_parquet(file) as parquet:
         plain_schema(parquet.schema_arrow, str(file))
-        yield from rows_of(_sized(parquet), file.name, max_row_bytes=max_row_bytes, parsed=parsed)
+        read = 0
+        for item in rows_of(_sized(parquet), file.name, max_row_bytes=max_row_bytes, parsed=parsed):
+            read += 1
+            yield item
+        if read != parquet.metadata.num_rows:
+            raise InputError(f"{file}: holds {read} rows where its footer says {parquet.metadata.num_rows}; write it again")
 
 
 def _sized(parquet: Any) -> Iterator[Any]:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from curate.errors import InputError, UsageError
+from curate.examples.detection import check_targets, detect
 from curate.examples.example import Example
 from curate.examples.files import (
     chosen_split,
@@ -23,12 +24,9 @@ from curate.examples.files import (
     one_file,
     saved_to_disk,
 )
-from curate.examples.layouts import Layout, check_targets, detect
+from curate.examples.layouts import Layout
 from curate.examples.record import MAX_ROW_BYTES, Record, Refused, excerpt
 from curate.examples.sources import DatasetsObject, Files, Rows, Source
-
-SAMPLE_ROWS: Final = 200
-"""Rows from which the layout is detected; unreadable ones do not count."""
 
 
 class _Everything(Collection[str]):
@@ -151,22 +149,20 @@ def load_examples(
         raise UsageError(f"limit is {limit}; it must be at least 1")
     check_targets(columns or {})
     found = _find(source, revision=revision, split=split, max_row_bytes=max_row_bytes)
-    layout = detect(_first_records(found), columns, where=found.name)
+    layout = detect(_readable(found), columns, where=found.name)
     choice = {"columns": dict(columns or {}), "limit": limit, "max_row_bytes": max_row_bytes}
     return Examples(found, layout, choice)
 
 
-def _first_records(source: Source) -> Iterator[Mapping[str, Any]]:
-    """The first readable rows; raises an InputError where there is none in the whole source."""
-    found = 0
+def _readable(source: Source) -> Iterator[Mapping[str, Any]]:
+    """The rows that can be read; raises an InputError where there is none in the whole source."""
+    found = False
     refused: Counter[str] = Counter()
     earliest: Refused | None = None
     for item in source.records(notes=Counter(), parsed=_Everything()):
         if isinstance(item, Record):
-            found += 1
+            found = True
             yield item.value
-            if found == SAMPLE_ROWS:
-                return
         else:
             earliest = earliest or item
             refused[item.reason] += 1

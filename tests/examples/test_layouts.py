@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from curate.errors import LayoutError, UsageError
 from curate.examples import Example, Refused, load_examples, parse_columns
-from curate.examples.layouts import TARGETS, as_fact, detect
+from curate.examples.detection import TARGETS, detect
+from curate.examples.layouts import as_fact
 from curate.examples.turns import ROLES
 
 CHAT = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]
@@ -104,6 +105,14 @@ def test_metadata_that_first_appears_late_is_found() -> None:
     rows: list[dict[str, Any]] = [{"prompt": "p", "response": "r"}] * 500
     rows.append({"prompt": "p", "response": "r", "source": "human"})
     assert list(load_examples(rows))[-1].source == "human"
+
+
+def test_a_mapped_column_that_first_appears_late_is_found() -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "p", "response": "r"}] * 500
+    rows.append({"prompt": "p", "response": "r", "corrected": "5"})
+    assert list(load_examples(rows, columns={"gold": "corrected"}))[-1].gold == "5"
+    with pytest.raises(LayoutError, match="no column 'korrected'"):
+        load_examples(rows, columns={"gold": "korrected"})
 
 
 def test_metadata_of_another_type_stays_a_column_unless_it_was_mapped() -> None:

@@ -217,6 +217,15 @@ def test_types_that_cannot_be_united_name_column_and_file(tmp_path: Path) -> Non
         load_examples(tmp_path).extra_schema()
 
 
+def test_a_parquet_footer_that_counts_other_rows_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import curate.examples.arrow_rows as arrow_rows
+
+    pq.write_table(pa.table({"prompt": ["p", "p"], "response": ["r", "r"]}), tmp_path / "x.parquet")
+    monkeypatch.setattr(arrow_rows, "_sized", lambda parquet: parquet.read().slice(0, 1).to_batches())
+    with pytest.raises(InputError, match=r"x.parquet: holds 1 rows where its footer says 2"):
+        load_examples(tmp_path / "x.parquet")
+
+
 def test_parquet_rows_are_placed_through_all_batches(tmp_path: Path) -> None:
     responses = ["r"] * 2000
     table = pa.table({"prompt": ["p"] * 2000, "response": [*responses[:-1], None]})
