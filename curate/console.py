@@ -211,13 +211,11 @@ def show_preview(preview: "Preview") -> None:
 def show_quote(quote: "Quote") -> None:
     """The estimate, and what it rests on."""
     out = console()
+    per_row = f"{quote.tokens_per_row:,.0f} a row in the sample, {quote.scored_tokens_per_row:,.0f} of them scored"
+    rate = f"{quote.tokens_per_second:,.0f} tokens/s on {quote.device}, {quote.dtype}"
     out.print(f"rows            {quote.rows:,}" + (f" ({quote.refused:,} refused)" if quote.refused else ""))
-    out.print(
-        f"tokens          {quote.tokens:,} (estimated: {quote.tokens_per_row:,.0f} a row, {quote.scored_tokens_per_row:,.0f} scored)"
-    )
-    out.print(
-        f"rate            {quote.tokens_per_second:,.0f} tokens/s on {quote.device}, {quote.dtype} ({quote.sampled_rows} rows timed)"
-    )
+    out.print(f"tokens          {quote.tokens:,} ({per_row})")
+    out.print(f"rate            {rate} (measured on {quote.sampled_rows} rows)")
     out.print(f"time            {duration(quote.seconds)}")
     if quote.memory_mb is not None:
         out.print(f"memory          {quote.memory_mb:,.0f} MB at the peak of the probe; it does not grow with the number of rows")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import ModelError
 from curate.likelihood.batching import plan_batches
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model
+from curate.likelihood.precision import matrices_only
 from curate.likelihood.rendering import Rendered, Unrenderable
 from curate.likelihood.statistics import TokenSums, token_statistics
 
@@ -32,7 +33,8 @@ class Engine:
         self._model = loaded.model
         self._body = loaded.model.base_model
         stock = self._stock_logits()
-        _float32_head(loaded.model)
+        if loaded.spec.dtype == "bfloat16":
+            matrices_only(loaded.model)
         self._head = _replayed_head(self._model, self._body)
         self._check_head(stock)
 
@@ -126,18 +128,6 @@ class Engine:
             )
 
 
-def _float32_head(model: Any) -> None:
-    """Give a bfloat16 model a float32 output layer: rounding logits to 8 bits costs more accuracy than the whole body."""
-    import torch
-
-    head = model.get_output_embeddings()
-    if head.weight.dtype == torch.float32:
-        return
-    copy = torch.nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
-    copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})
-    model.set_output_embeddings(copy.requires_grad_(False))
-
-
 def _replayed_head(model: Any, body: Any) -> Callable[["torch.Tensor"], "torch.Tensor"]:
     """A function from hidden states (N, H) to float32 logits (N, V): everything the model does after its body.
 
@@ -156,7 +146,7 @@ def _replayed_head(model: Any, body: Any) -> Callable[["torch.Tensor"], "torch.T
             del body.forward  # the instance attribute; the class's method shows again
 
     def head(hidden: "torch.Tensor") -> "torch.Tensor":
-        hidden = hidden[None].float()
+        hidden = hidden[None]
         dummy = torch.zeros(1, hidden.shape[1], dtype=torch.long, device=hidden.device)
         with returning(hidden):
             return model(input_ids=dummy, use_cache=False).logits[0].float()  # type: ignore[no-any-return]

@@ -150,7 +150,7 @@ def explained(kept: Bools, *codes: Ints) -> float | None:
             block = np.bincount(a * sizes[j] + b, minlength=sizes[i] * sizes[j]).reshape(sizes[i], sizes[j])
             gram[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = block
     weights = np.linalg.lstsq(gram, moment, rcond=None)[0]
-    return float(min(1.0, max(0.0, weights @ moment / total)))
+    return min(1.0, max(0.0, float(weights @ moment) / total))
 
 
 def _mean(values: npt.NDArray[Any], chosen: Bools) -> float | None:
