@@ -128,6 +128,19 @@ class Engine:
             )
 
 
+class _BodyOutput:
+    """Hidden states in the place of a body's output; whatever else a model looks for there (caches, attentions) is None."""
+
+    def __init__(self, hidden: "torch.Tensor") -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, place: int) -> "torch.Tensor | None":
+        return self.last_hidden_state if place == 0 else None
+
+
 def _replayed_head(model: Any, body: Any) -> Callable[["torch.Tensor"], "torch.Tensor"]:
     """A function from hidden states (N, H) to float32 logits (N, V): everything the model does after its body.
 
@@ -135,11 +148,10 @@ def _replayed_head(model: Any, body: Any) -> Callable[["torch.Tensor"], "torch.T
     without a line of code for each.
     """
     import torch
-    from transformers.modeling_outputs import MoeModelOutputWithPast
 
     @contextlib.contextmanager
     def returning(hidden: "torch.Tensor") -> Iterator[None]:
-        body.forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=hidden)
+        body.forward = lambda *_, **__: _BodyOutput(hidden)
         try:
             yield
         finally:
