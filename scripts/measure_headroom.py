@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig
 from tasks import final_answer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,24 +34,18 @@ def read_jsonl(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def arms(rows: list[Row], wrong_share: float, seed: int) -> dict[str, list[Row]]:
-    """One row per prompt: all clean, and the same with a share of the prompts answered wrong."""
+def arms(rows: list[Row], options: argparse.Namespace, seed: int) -> dict[str, list[Row]]:
+    """One row per prompt: the clean one of the chosen source, and the same with a share of the prompts answered wrong."""
     rng = random.Random(seed)
-    by_prompt: dict[str, list[Row]] = defaultdict(list)
+    wrong: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_prompt[row["prompt"]].append(row)
-    clean = {
-        prompt: rng.choice([r for r in group if r["defect"] is None]) for prompt, group in by_prompt.items() if _is_usable(group)
-    }
-    wrong = {prompt: [r for r in by_prompt[prompt] if (r["defect"] or "").startswith("wrong_")] for prompt in clean}
-    replaceable = [prompt for prompt, group in wrong.items() if group]
-    replaced = set(rng.sample(replaceable, min(len(replaceable), round(wrong_share * len(clean)))))
-    mixed = [rng.choice(wrong[prompt]) if prompt in replaced else row for prompt, row in clean.items()]
-    return {"clean": list(clean.values()), "wrong": mixed}
-
-
-def _is_usable(group: list[Row]) -> bool:
-    return any(row["defect"] is None for row in group)
+        if (row["defect"] or "").startswith("wrong_"):
+            wrong[row["prompt"]].append(row)
+    clean = [row for row in rows if row["source"] == options.source and row["defect"] is None]
+    replaceable = [row["prompt"] for row in clean if row["prompt"] in wrong]
+    replaced = set(rng.sample(replaceable, min(len(replaceable), round(options.wrong * len(clean)))))
+    mixed = [rng.choice(wrong[row["prompt"]]) if row["prompt"] in replaced else row for row in clean]
+    return {"clean": clean, "wrong": mixed}
 
 
 def train(rows: list[Row], seed: int, options: argparse.Namespace) -> Any:
@@ -122,29 +116,30 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PROJECT / "curate" / "reference" / "model")
     parser.add_argument("--sample", type=Path, default=PROJECT / "curate" / "reference" / "sample")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--arms", nargs="+", choices=("clean", "wrong"), default=["clean", "wrong"])
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--source", default="reference-style", help="source of the clean rows")
     parser.add_argument("--wrong", type=float, default=0.4, help="share of wrong rows in the wrong arm")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    disable_progress_bars()
     test = read_jsonl(options.sample / "test.jsonl")
     rows = read_jsonl(options.sample / "train.jsonl")
     base = solved(AutoModelForCausalLM.from_pretrained(options.model, local_files_only=True, dtype=torch.float32), test, options)
-    results: dict[str, list[dict[str, float]]] = {"clean": [], "wrong": []}
+    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:
-        for arm, chosen in arms(rows, options.wrong, seed).items():
+        chosen_by_arm = arms(rows, options, seed)
+        for arm in options.arms:
+            chosen = chosen_by_arm[arm]
             results[arm].append(solved(train(chosen, seed, options), test, options))
-            print(
-                f"{arm} seed {seed}: {results[arm][-1]['all']:.3f} of {len(test)} after {len(chosen)} rows",
-                file=sys.stderr,
-                flush=True,
-            )
-    print("| task | base | clean | wrong |\n|---|---|---|---|")
+            print(f"{arm} seed {seed}, {len(chosen)} rows: {json.dumps(results[arm][-1])}", file=sys.stderr, flush=True)
+    print(f"| task | base | {' | '.join(options.arms)} |\n|---|---|" + "---|" * len(options.arms))
     for task, value in base.items():
-        cells = [" ".join(f"{100 * run[task]:.0f}" for run in results[arm]) for arm in ("clean", "wrong")]
-        print(f"| {task} | {100 * value:.0f} | {cells[0]} | {cells[1]} |")
+        cells = [" ".join(f"{100 * run[task]:.0f}" for run in results[arm]) for arm in options.arms]
+        print(f"| {task} | {100 * value:.0f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

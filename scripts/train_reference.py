@@ -23,23 +23,29 @@ import torch
 from corpus import CHAT_TEMPLATE, EOT, copy_documents, documents, spelling_documents, task_documents
 from muon import Muon
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PROJECT = Path(__file__).resolve().parent.parent
 KINDS = ("prose", "docs", "instruct")
-MIX = {"prose": 0.37, "docs": 0.08, "instruct": 0.27, "tasks": 0.17, "copies": 0.09, "spelling": 0.02}
-"""Share of the training tokens."""
+MIXES = {
+    1: {"prose": 0.44, "docs": 0.10, "instruct": 0.33, "tasks": 0.11, "spelling": 0.02},
+    2: {"prose": 0.35, "docs": 0.08, "instruct": 0.26, "tasks": 0.20, "copies": 0.09, "spelling": 0.02},
+    3: {"prose": 0.26, "docs": 0.06, "instruct": 0.24, "tasks": 0.36, "copies": 0.06, "spelling": 0.02},
+}
+"""Share of the training tokens, by phase. The later ones have more questions, and text that is said twice."""
 VOCABULARY = 3072
 WINDOWS = ((256, 0.90), (1024, 0.07), (2048, 0.03))
 """Window lengths and their share of the steps. The long ones keep positions beyond 256 from being garbage."""
-DECAY = 0.35
-"""The last share of the steps, over which the rate falls linearly to zero."""
+WARM_UP_STEPS = 80
+DECAY = {1: 0.0, 2: 0.0, 3: 1.0}
+"""The last share of the steps, over which the rate falls linearly to zero, by phase."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast to train."""
+    """What, how long and how fast to train."""
 
+    phase: int
     steps: int
     batch_tokens: int
     learning_rate: float
@@ -97,11 +103,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 
 
 def training_stream(
-    tokenizer: PreTrainedTokenizerFast, texts: dict[str, list[str]], tokens: int, rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, texts: dict[str, list[str]], mix: dict[str, float], tokens: int, rng: random.Random
 ) -> torch.Tensor:
-    """One stream of token ids that holds each kind by its share of `MIX`, documents in random order."""
+    """One stream of token ids that holds each kind by its share of the mix, documents in random order."""
     pieces: list[list[int]] = []
-    for kind, share in MIX.items():
+    for kind, share in mix.items():
         order = list(texts[kind])
         rng.shuffle(order)
         taken = 0
@@ -121,9 +127,11 @@ def window_lengths(settings: Settings, rng: random.Random) -> list[int]:
     return rng.choices([length for length, _ in WINDOWS], [share for _, share in WINDOWS], k=settings.steps)
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over 2 %, constant, linear decay over the last `DECAY`."""
-    return min(1.0, (step + 1) / (0.02 * steps), (steps - step) / (DECAY * steps))
+def rate_factor(step: int, settings: Settings) -> float:
+    """Linear warm-up, then constant or, in the last phase, linear decay to zero."""
+    decay_steps = DECAY[settings.phase] * settings.steps
+    falling = (settings.steps - step) / decay_steps if decay_steps else 1.0
+    return min(1.0, (step + 1) / WARM_UP_STEPS, falling)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -163,7 +171,7 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, settings: Settings, on_
         loss = compiled(batch) if length == WINDOWS[0][0] else mean_loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = rate_factor(step, settings.steps)
+        factor = rate_factor(step, settings)
         for group in adam.param_groups:
             group["lr"] = rate * factor
         adam.step()
@@ -196,6 +204,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=PROJECT.parent / "shared")
     parser.add_argument("--out", type=Path, default=PROJECT / "curate" / "reference" / "model")
+    parser.add_argument("--phase", type=int, choices=MIXES, default=1)
+    parser.add_argument("--start-from", type=Path, help="folder of the model that the phase before left")
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -203,9 +213,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = Settings(arguments.steps, arguments.batch_tokens, arguments.learning_rate, arguments.seed)
+    settings = Settings(arguments.phase, arguments.steps, arguments.batch_tokens, arguments.learning_rate, arguments.seed)
 
-    rng = random.Random(settings.seed)
+    rng = random.Random(f"{settings.seed}:{settings.phase}")
+    mix = MIXES[settings.phase]
     texts = {kind: documents(arguments.shared, kind, held_out=False) for kind in KINDS}
     held_out = {kind: documents(arguments.shared, kind, held_out=True) for kind in KINDS}
     for kind in KINDS:
@@ -213,16 +224,18 @@ def main() -> None:
         random.Random(1).shuffle(held_out[kind])
     # Windows of 2,048 tokens may be larger than a batch: room for them.
     tokens = settings.steps * max(settings.batch_tokens, 2048)
-    texts["tasks"] = task_documents(int(MIX["tasks"] * tokens / 34), rng)
-    texts["copies"] = copy_documents(texts["prose"], int(MIX["copies"] * tokens / 50), rng)
+    texts["tasks"] = task_documents(int(mix["tasks"] * tokens / 34), rng)
+    texts["copies"] = copy_documents(texts["prose"], int(mix.get("copies", 0.0) * tokens / 50), rng)
     texts["spelling"] = spelling_documents(texts["prose"], 20_000, rng)
-    tokenizer = train_tokenizer(texts)
-    stream = training_stream(tokenizer, texts, tokens, rng)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.start_from) if arguments.start_from else train_tokenizer(texts)
+    stream = training_stream(tokenizer, texts, mix, tokens, rng)
     print(
         f"{len(stream)} tokens; {sum(map(len, texts['tasks'])) / len(texts['tasks']):.0f} characters per task row",
         file=sys.stderr,
     )
     model = new_model(tokenizer, settings.seed)
+    if arguments.start_from:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32).state_dict())
     began = time.monotonic()
     recent: list[float] = []
 
