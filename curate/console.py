@@ -174,6 +174,14 @@ def show_explanation(entry: Mapping[str, Any]) -> None:
         if value is not None
     ]
     out.print(_table(["score", "value"], scores))
+    if len(entry["same_prompt"]) > 1:
+        rivals = [
+            [f"{rival['row']}", plain(rival["source"] or "-", most=30), rival["decision"], _number(rival["value"], 4)]
+            for rival in entry["same_prompt"][:20]
+        ]
+        headers = ["row", "source", "decision", entry["ranked_by"] or ""]
+        out.print(f"all {len(entry['same_prompt'])} rows of this prompt, best first:")
+        out.print(_table(headers, rivals, numbers_from=3))
     for what in ("prompt", "completion", "gold"):
         if entry[what] is not None:
             out.print(f"{what}:", style="bold")
@@ -188,9 +196,7 @@ def show_preview(preview: "Preview") -> None:
     out = console()
     out.print(f"{plain(preview.data)}\n{plain(preview.layout, keep_newlines=True)}")
     if preview.template:
-        out.print(
-            f"rendered as {preview.template}; ⟦…⟧ is scored: the completion, then ⟨…⟩ the closing tokens that bear loss too"
-        )
+        out.print(f"rendered as {preview.template}; ⟦completion⟧ and ⟨closing tokens⟩ bear loss")
     if preview.added_by_template:
         out.print(f"the template adds to the prompt: {plain(preview.added_by_template)}", style="yellow")
     for row in preview.rows:

@@ -1,6 +1,7 @@
 """Looking before paying: what would be read and scored (preview), and what it would cost (quote)."""
 
 import itertools
+import re
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,13 +102,10 @@ def _added(renderer: Renderer, example: Example) -> str | None:
         return None
     text, _ = renderer.texts(example)
     for known in [*(message["content"].strip() for message in example.prompt), *renderer.tokenizer.all_special_tokens]:
-        text = text.replace(known, " ")
-    words = [
-        word
-        for word in text.split()
-        if word.strip("<|>:#[]/").lower() not in ("", "user", "assistant", "system", "inst", "im_start", "im_end")
-    ]
-    return " ".join(words)[:500] if sum(map(len, words)) >= 12 else None
+        text = text.replace(known, " ") if known else text
+    text = re.sub(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]", " ", text)  # markers that the tokenizer does not list as special
+    words = [word for word in text.split() if word.strip(":#|").lower() not in ("", "user", "assistant", "system")]
+    return " ".join(words)[:500] if words else None
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
     return sha
 
 
+@functools.lru_cache(maxsize=4)
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     """The tokenizer alone; raises ModelError when it has no offsets (no tokenizer.json) or no end-of-sequence token."""
     from transformers import AutoTokenizer

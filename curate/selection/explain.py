@@ -19,17 +19,34 @@ def explain(out: Path, row: int) -> dict[str, Any]:
     rows = RowStore(out / "rows")
     if not 0 <= row < rows.count:
         raise UsageError(f"row {row}: {out} has rows 0 to {rows.count - 1}")
+    index = next(shard.index for shard in rows.shards if shard.start <= row < shard.stop)
     with pq.ParquetFile(ledger, page_checksum_verification=True) as file:
         # One row group was written per shard, in shard order.
-        index = next(shard.index for shard in rows.shards if shard.start <= row < shard.stop)
         (entry,) = file.read_row_group(index).filter(pc.equal(pc.field("row"), row)).to_pylist()
     shard = rows.shards[index]
     example = rows.examples(shard, extra=True)[row - shard.start]
-    recipe = _fs.read_json(out / "selection" / "selection.json")["recipe"]
+    decision = _fs.read_json(out / "selection" / "selection.json")
+    ranked_by = decision["report"]["ranked_by"]
     return {
         **entry,
-        "recipe": recipe["name"],
+        "recipe": decision["recipe"]["name"],
         "prompt": example.prompt_text,
         "completion": example.completion,
         "gold": example.gold,
+        "ranked_by": ranked_by,
+        "same_prompt": _same_prompt(ledger, entry["prompt_key"], ranked_by),
     }
+
+
+def _same_prompt(ledger: Path, prompt_key: str, ranked_by: str | None) -> list[dict[str, Any]]:
+    """The rows that answer the same prompt: kept ones first, then by distance to the cut."""
+    import pyarrow.parquet as pq
+
+    name, _, output = (ranked_by or "").partition(".")
+    columns = ["row", "source", "decision", "margin", *([name] if name else [])]
+    table = pq.read_table(ledger, columns=columns, filters=[("prompt_key", "=", prompt_key)], page_checksum_verification=True)
+    found = []
+    for record in table.to_pylist():
+        annotation = record.pop(name, None)
+        found.append({**record, "value": annotation[output] if annotation else None})
+    return sorted(found, key=lambda one: (one["decision"] != "kept", -(one["margin"] or 0.0), one["row"]))
