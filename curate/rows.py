@@ -24,6 +24,8 @@ MANIFEST = "MANIFEST.json"
 _BEGUN = "begun.json"
 _REFUSED = "refused.parquet"
 _MOST_COLUMNS = 256
+# A `long` is an integer that float64 cannot hold exactly: beside fractions it stays JSON.
+_WIDER = {frozenset(("int", "float")): "float", frozenset(("int", "long")): "long"}
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,28 @@ class RowStore:
             part = self.read(self.shards[0], ["extra"])
             return {field.name: field.type for field in part.schema.field("extra").type}
         simple = {
+            "null": pa.string(),
             "bool": pa.bool_(),
             "int": pa.int64(),
+            "long": pa.int64(),
             "float": pa.float64(),
             "string": pa.string(),
             "strings": pa.list_(pa.string()),
         }
         return {name: simple[kind] for name, kind in self.manifest["columns"].items() if kind in simple}
+
+    def rest_column(self) -> str | None:
+        """Name for the JSON text of the columns that `extra_types` leaves out; None where it leaves out none.
+
+        Asked of the whole run, not of a shard: every file of the kept rows has the same columns.
+        """
+        columns, types = self.manifest["columns"], self.extra_types()
+        if self.manifest["typed"] or (len(types) == len(columns) < _MOST_COLUMNS):
+            return None
+        name = "extra"
+        while name in columns:
+            name = f"source_{name}"
+        return name
 
 
 def commit_rows(examples: Examples, folder: Path, *, shard_rows: int = SHARD_ROWS) -> RowStore:
@@ -129,8 +146,8 @@ def _same_input(folder: Path, identity: Mapping[str, Any]) -> None:
     before = _fs.read_json(folder / _BEGUN)
     if before == identity:
         return
-    was, now = before.get("input", {}), identity["input"]
-    differing = next((key for key in (*was, *now) if was.get(key) != now.get(key)), "shard_rows")
+    was, now = ({**facts, **facts.get("input", {})} for facts in (before, identity))
+    differing = next(key for key in (*was, *now) if key != "input" and was.get(key) != now.get(key))
     raise InputError(
         f"{folder.parent}: was begun with other data ({differing}: {_brief(was.get(differing))}, "
         f"now {_brief(now.get(differing))}); choose another folder with --out"
@@ -272,7 +289,7 @@ class _Writer:
         if known is None or known == "null":
             self.kinds[key] = kind
         elif kind not in ("null", known):
-            self.kinds[key] = "float" if {kind, known} == {"int", "float"} else "mixed"
+            self.kinds[key] = _WIDER.get(frozenset((kind, known)), "mixed")
 
 
 def _table_hash(table: "pa.Table") -> str:
@@ -291,7 +308,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "mixed"
+        return "int" if abs(value) <= 2**53 else "long" if -(2**63) <= value < 2**63 else "mixed"
     if isinstance(value, float):
         return "float"
     if isinstance(value, str):

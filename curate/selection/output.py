@@ -86,11 +86,11 @@ def _write_kept(selection: Selection, folder: Path) -> list[dict[str, Any]]:
     rows = selection.frame.rows
     conversational = _is_conversational(selection)
     tables = _gather(rows, selection.order) if _is_ordered(selection) else _in_input_order(rows, selection.kept)
-    extra = rows.extra_types()
+    extra, rest = rows.extra_types(), rows.rest_column()
     writer: _fs.TableWriter | None = None
     parts: list[dict[str, Any]] = []
     for table in tables:
-        ready = trl_ready(table, extra, conversational=conversational)
+        ready = trl_ready(table, extra, rest, conversational=conversational)
         if writer is None:
             writer = _fs.TableWriter(_fs.part_path(folder, len(parts)), ready.schema)
         writer.write(ready)
@@ -140,10 +140,10 @@ def _gather(rows: RowStore, order: Ints) -> "Iterator[pa.Table]":
         yield pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places))))
 
 
-def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], *, conversational: bool) -> "pa.Table":
+def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str | None, *, conversational: bool) -> "pa.Table":
     """Rows as SFTTrainer takes them: prompt and completion, then row, id, source, gold, tests, then the user's columns.
 
-    A user's column whose name is one of ours becomes `source_NAME`.
+    A user's column whose name is one of ours becomes `source_NAME`. `rest` names the column of what has no one type.
     """
     import pyarrow as pa
 
@@ -151,7 +151,7 @@ def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], *, conversa
     prompt, completion = split_messages(messages, conversational=conversational)
     columns: dict[str, Any] = {"prompt": prompt, "completion": completion}
     columns |= {name: table[name] for name in _OURS[2:]}
-    for name, values in _extra_columns(table, extra).items():
+    for name, values in _extra_columns(table, extra, rest).items():
         free = f"source_{name}" if name in _OURS else name
         while free in columns:
             free = f"source_{free}"
@@ -183,8 +183,8 @@ def split_messages(messages: "pa.ListArray", *, conversational: bool) -> "tuple[
     return pa.array(texts, pa.string()), content.take(pa.array(last))
 
 
-def _extra_columns(table: "pa.Table", types: Mapping[str, "pa.DataType"]) -> "dict[str, pa.Array]":
-    """The user's columns: from a struct as they are; from JSON text those of one type, and what is left as `extra`."""
+def _extra_columns(table: "pa.Table", types: Mapping[str, "pa.DataType"], rest: str | None) -> "dict[str, pa.Array]":
+    """The user's columns: from a struct as they are; from JSON text those of one type, and what is left as `rest`."""
     import pyarrow as pa
 
     column = table["extra"].combine_chunks()
@@ -192,8 +192,9 @@ def _extra_columns(table: "pa.Table", types: Mapping[str, "pa.DataType"]) -> "di
         return {field.name: column.field(index) for index, field in enumerate(column.type)}
     records = [json.loads(text) if text is not None else {} for text in column.to_pylist()]
     found = {name: pa.array([record.pop(name, None) for record in records], kind) for name, kind in types.items()}
-    if any(records):
-        found["extra"] = pa.array([json.dumps(record, ensure_ascii=False) if record else None for record in records], pa.string())
+    if rest is not None:
+        found[rest] = pa.array([json.dumps(record, ensure_ascii=False) if record else None for record in records], pa.string())
+    assert rest is not None or not any(records), "columns are left over that the rows' manifest does not tell of"
     return found
 
 
