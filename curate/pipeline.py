@@ -66,7 +66,7 @@ def annotate_only(
     filters = chosen.build_filters(target_model(model, data, is_needed=chosen.needs_model))
     examples = load_data(data, **loading)
     folder = Path(out) if out is not None else default_out(examples.name)
-    check_out(folder)
+    check_out(folder, data)
     for earlier in reuse:
         if not (earlier / "annotations").is_dir():
             raise UsageError(f"--reuse {earlier}: holds no annotations")
@@ -135,7 +135,9 @@ def default_out(name: str) -> Path:
     return Path("curated") / ("".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-.") or "data")
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that holds something else: nothing foreign is ever written over."""
+def check_out(out: Path, data: Any) -> None:
+    """Refuse a folder that holds something else, or that would be read as data the next time."""
+    if isinstance(data, (str, Path)) and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise UsageError(f"{out}: lies inside the data folder {data} and would be read as data; choose another with --out")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "rows", "annotations")):
         raise UsageError(f"{out}: holds other files; choose an empty or new folder with --out")
