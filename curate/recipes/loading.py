@@ -11,6 +11,7 @@ from curate.recipes.schema import Recipe
 
 MOST_BYTES = 1 << 20
 MOST_NODES = 10_000
+MOST_BRACKETS = 500
 _FOLDER = Path(__file__).parent
 
 
@@ -53,7 +54,7 @@ def read_yaml(path: Path, where: str) -> Any:
     """A YAML file as plain data. Raises RecipeError for what a recipe may not hold: aliases, tags, duplicates, bulk."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.tokens import AliasToken, AnchorToken, TagToken
+    from ruamel.yaml.tokens import AliasToken, AnchorToken, FlowMappingStartToken, FlowSequenceStartToken, TagToken
 
     try:
         raw = path.read_bytes()
@@ -62,13 +63,16 @@ def read_yaml(path: Path, where: str) -> Any:
         raise RecipeError(f"{where}: not readable as UTF-8 text ({error})") from error
     if len(raw) > MOST_BYTES:
         raise RecipeError(f"{where}: {len(raw):,} bytes; a recipe has at most {MOST_BYTES:,}")
+    opened = 0
     try:
         for count, token in enumerate(YAML(typ="safe", pure=True).scan(text)):
             if isinstance(token, (AliasToken, AnchorToken, TagToken)):
                 line = token.start_mark.line + 1
                 raise RecipeError(f"{where}: line {line}: anchors, aliases and tags are not allowed in a recipe")
-            if count > MOST_NODES:
-                raise RecipeError(f"{where}: more than {MOST_NODES:,} YAML tokens; that is no recipe")
+            # Counted, not nested: the scanner's time grows with the square of what is open.
+            opened += isinstance(token, (FlowMappingStartToken, FlowSequenceStartToken))
+            if count > MOST_NODES or opened > MOST_BRACKETS:
+                raise RecipeError(f"{where}: more than {MOST_NODES:,} YAML tokens or {MOST_BRACKETS} brackets; that is no recipe")
         documents = list(YAML(typ="safe", pure=True).load_all(text))
     except (YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)

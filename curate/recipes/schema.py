@@ -1,10 +1,21 @@
 """What a recipe may say. Every class is one construct of the YAML file; an unknown key is an error, not a default."""
 
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from curate.errors import RecipeError, UsageError, near_miss
 from curate.filters import Filter, build_filter, known_filters
@@ -22,31 +33,40 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# Short on purpose: the fraction that "1e999999999" stands for has a billion digits.
+_SHARE = re.compile(
+    r"([0-9]{1,20}(?:\.[0-9]{0,20})?(?:e[+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,40}) ?(%?)", re.ASCII | re.IGNORECASE
+)
+
+
 class Amount(Settings):
     """How many rows of a group: a share (exact, as written) or a count."""
 
     share: Fraction | None = None
     count: int | None = None
 
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Self:
+        if (self.share is None) == (self.count is None):
+            raise ValueError("must be a share such as 50% or a count such as 500")
+        if self.count is not None and self.count < 1:
+            raise ValueError("a count must be at least 1")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError("a share must be above 0 % and at most 100 %")
+        return self
+
     @classmethod
     def parse(cls, value: Any) -> Any:
         """`50%`, 0.5 (a share) or 500 (a count)."""
-        if isinstance(value, (Amount, dict)):
+        if isinstance(value, Amount):
             return value
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError("must be a share such as 50% or a count such as 500")  # noqa: TRY004  (pydantic wants ValueError)
-        if isinstance(value, int):
-            if value < 1:
-                raise ValueError("a count must be at least 1")
-            return cls(count=value)
-        text = str(value).strip()
+        # One sentence for what is wrong, whichever way pydantic would nest it.
         try:
-            share = Fraction(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError("must be a share such as 50% or a count such as 500") from None
-        if not 0 < share <= 1:
-            raise ValueError("a share must be above 0 % and at most 100 %")
-        return cls(share=share)
+            return cls(count=value) if isinstance(value, int) else cls(share=_share(str(value).strip()))
+        except ValidationError as error:
+            raise ValueError(first_complaint(error, ())) from None
 
     def of(self, rows: int) -> int:
         """Rows kept of `rows`: floor(share x rows + 1/2), at least 1; a count, or all where there are fewer."""
@@ -59,10 +79,21 @@ class Amount(Settings):
         if self.count is not None:
             return str(self.count)
         assert self.share is not None
-        return f"{float(self.share * 100):g}%"
+        percent = f"{float(self.share * 100):.15g}"
+        return f"{percent}%" if Fraction(percent) == self.share * 100 else str(self.share)
 
 
-Quantity = Annotated[Amount, BeforeValidator(Amount.parse)]
+def _share(text: str) -> Fraction:
+    found = _SHARE.fullmatch(text.removeprefix("-"))
+    if found is None:
+        raise ValueError("must be a share such as 50% or a count such as 500")
+    return Fraction(found[1]) / (100 if found[2] else 1) * (-1 if text.startswith("-") else 1)
+
+
+Quantity = Annotated[Amount, BeforeValidator(Amount.parse), PlainSerializer(lambda amount: amount.count or str(amount))]
+# Strict: a quoted number or `true` is not what a number was meant to be.
+Bound = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Groups = Annotated[tuple[Group, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
@@ -92,8 +123,8 @@ class Drop(Step):
     word = "drop"
     field: str
     is_: bool | str | None = Field(default=None, alias="is")
-    above: float | None = Field(default=None, allow_inf_nan=False)
-    below: float | None = Field(default=None, allow_inf_nan=False)
+    above: Bound | None = None
+    below: Bound | None = None
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:
@@ -165,7 +196,7 @@ class Sample(Step):
 
     word = "sample"
     keep: Quantity
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     within: Groups = ("dataset",)
 
     def __str__(self) -> str:
@@ -178,7 +209,7 @@ class Order(Step):
     word = "order"
     field: str | None = None
     first: Literal["lowest", "highest"] = "lowest"
-    random: int | None = Field(default=None, ge=0)
+    random: Seed | None = None
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
@@ -206,7 +237,7 @@ def _step(value: Any) -> Any:
     ((word, settings),) = value.items()
     if word not in STEPS:
         raise ValueError(f"unknown step {word!r}; {near_miss(str(word), STEPS)}")
-    if word == Deduplicate.word:
+    if word == Deduplicate.word and not isinstance(settings, dict):
         settings = {"method": settings}
     if not isinstance(settings, dict):
         raise ValueError(f"{word} needs settings, such as `{word}: {{field: ...}}`")  # noqa: TRY004
