@@ -148,9 +148,20 @@ def independent_selection(rows: list[Row], nll: list[float | None], tokens: list
             if len(members) < 2 and level < len(keys) - 1:
                 left += members
                 continue
-            members.sort(key=lambda at: (nll[at], at))
-            kept.update(members[: max(1, math.floor(len(members) * 0.5 + 0.5))])
+            kept.update(best(members, nll)[: max(1, math.floor(len(members) * 0.5 + 0.5))])
     return kept
+
+
+def best(members: list[int], nll: list[float | None]) -> list[int]:
+    """Lowest first; values that agree to one part in a million are tied, and the earlier row comes first."""
+    runs: list[list[int]] = []
+    before = -math.inf
+    for value, row in sorted((nll[row] or 0.0, row) for row in members):
+        if value - before > 1e-6 * abs(value):
+            runs.append([])
+        runs[-1].append(row)
+        before = value
+    return [row for run in runs for row in sorted(run)]
 
 
 def compare(data: Path, model: str, out: Path) -> dict[str, Any]:

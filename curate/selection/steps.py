@@ -13,6 +13,8 @@ from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order
 from curate.selection.frame import Bools, Floats, Frame, Ints
 
 KEPT = -1
+TIE = 1e-6
+"""Relative difference below which two values of a field are tied: what float32 scoring leaves to chance."""
 
 
 @dataclass
@@ -178,7 +180,8 @@ class _State:
             left = left[~here]
 
     def _cut(self, rows: Ints, keys: npt.NDArray[Any], groups: Ints, amount: Callable[[int], int], *, is_measured: bool) -> None:
-        order = np.lexsort((rows, keys, groups))  # by group, then key, then row
+        ranks = tied_ranks(keys, groups) if is_measured else keys
+        order = np.lexsort((rows, ranks, groups))  # by group, then key, then row
         rows, keys, groups = rows[order], keys[order], groups[order]
         starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
         sizes = np.diff(np.r_[starts, len(rows)])
@@ -204,11 +207,27 @@ class _State:
         sign = 1.0 if step.first == "lowest" else -1.0
         # Rows without a value stand at the end, whichever end comes first.
         keys = np.where(column.valid[rows], sign * column.values[rows], np.inf)
-        self._order = rows[np.lexsort((rows, keys))]
+        self._order = rows[np.lexsort((rows, tied_ranks(keys, np.zeros_like(rows))))]
 
     def order(self) -> Ints:
         """Kept rows, as they are written."""
         return np.flatnonzero(self.alive) if self._order is None else self._order
+
+
+def tied_ranks(keys: Floats, groups: Ints) -> Ints:
+    """Ranks of keys inside groups, equal where keys agree to one part in a million.
+
+    Two responses of one wording get scores that differ only in the rounding of their batches; the row number has to decide
+    between them, not the rounding.
+    """
+    order = np.lexsort((keys, groups))
+    keys, groups = keys[order], groups[order]
+    with np.errstate(invalid="ignore"):  # inf - inf, of rows without a value
+        gap = np.diff(keys)
+    is_new = (gap > TIE * np.abs(keys[1:])) | (groups[1:] != groups[:-1])
+    ranks = np.empty(len(keys), dtype=np.int64)
+    ranks[order] = np.cumsum(np.r_[0, is_new])
+    return ranks
 
 
 def dropped(frame: Frame, step: Drop) -> tuple[Bools, Floats, Bools]:
