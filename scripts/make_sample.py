@@ -17,7 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SEED = 20
 
 # Chosen by measurement: docs/reference.md.
-SAMPLE_FAMILIES = ("parity", "larger", "smaller", "last_digit", "first_letter", "count", "add")
+SAMPLE_FAMILIES = ("parity", "larger", "smaller", "last_digit", "first_letter", "last_item", "after")
 PROMPTS: dict[Split, int] = {"train": 52, "validation": 14, "test": 32}
 """Prompts per family."""
 
