@@ -170,8 +170,9 @@ class Annotations:
         raise RecipeError(f"{self.rows.folder.parent}: {filter_.name} has scores of several models ({there}); pass --model")
 
 
-def load_annotations(out: Path) -> Annotations:
+def load_annotations(out: str | Path) -> Annotations:
     """The rows and all finished annotations of a run's folder. Raises UsageError when it is none."""
+    out = Path(out)
     rows = RowStore(out / "rows")
     folders = sorted(path.parent for path in (out / "annotations").glob(f"*/{MANIFEST}"))
     return Annotations(rows, [AnnotationStore(folder) for folder in folders])
@@ -377,7 +378,7 @@ class _Job:
 def annotate(
     examples: Examples | RowStore,
     filters: Sequence[Filter],
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     reuse: Sequence[Path] = (),
     shard_rows: int = SHARD_ROWS,
@@ -391,6 +392,7 @@ def annotate(
     if out is None:
         assert isinstance(examples, Examples), "a RowStore has its folder; pass it as out"
         return _lazily(examples, filters)
+    out = Path(out)
     rows = examples if isinstance(examples, RowStore) else commit_rows(examples, out / "rows", shard_rows=shard_rows)
     filters = [filter_.fit(rows) if filter_.needs_corpus() else filter_ for filter_ in filters]
     job = _Job(rows, in_order(filters), out / "annotations", reuse)

@@ -13,7 +13,7 @@ from curate.filters import Likelihood, build_filter
 from curate.recipes import Recipe, load_recipe
 from curate.reference import model_path, sample_path
 from curate.rows import SHARD_ROWS
-from curate.selection import Selection, SelectionReport, make_report, save_selection, select
+from curate.selection import Selection, SelectionReport, select
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ def finish(out: Path, annotations: Annotations, recipe: Recipe, *, model: str | 
     with _fs.only_writer(out):
         recover(out)
         selection = select(annotations, recipe, model=model)
-        report = make_report(selection)
-        save_selection(selection, report, out)
-    return RunResult(out, report, selection)
+        selection.save(out)
+    return RunResult(out, selection.report, selection)
 
 
 def select_again(out: Path, recipe: str | Path | Recipe, *, model: str | None = None) -> RunResult:

@@ -2,8 +2,7 @@
 
 from curate.selection.explain import explain
 from curate.selection.frame import Frame
-from curate.selection.output import save_selection
-from curate.selection.report import SelectionReport, make_report
+from curate.selection.report import SelectionReport
 from curate.selection.steps import Selection, StepResult, select
 
-__all__ = ["Frame", "Selection", "SelectionReport", "StepResult", "explain", "make_report", "save_selection", "select"]
+__all__ = ["Frame", "Selection", "SelectionReport", "StepResult", "explain", "select"]

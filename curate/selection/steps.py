@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,9 @@ from curate.annotations import Annotations
 from curate.errors import InputError, RecipeError
 from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order, Recipe, Sample, Step
 from curate.selection.frame import Bools, Floats, Frame, Ints
+
+if TYPE_CHECKING:
+    from curate.selection.report import SelectionReport
 
 KEPT = -1
 TIE = 1e-6
@@ -49,6 +54,19 @@ class Selection:
     def kept(self) -> Bools:
         """Which rows are kept."""
         return np.equal(self.rejected_by, KEPT)
+
+    @cached_property
+    def report(self) -> "SelectionReport":
+        """What the selection amounts to."""
+        from curate.selection.report import make_report
+
+        return make_report(self)
+
+    def save(self, out: str | Path) -> dict[str, Any]:
+        """Write `selection/` and `lock.json` into the run's folder, and return the lock."""
+        from curate.selection.output import save_selection
+
+        return save_selection(self, self.report, Path(out))
 
     def failing(self) -> dict[str, Bools]:
         """For every `drop` step, which rows it rules out, whether or not an earlier step took them."""
@@ -203,11 +221,11 @@ class _State:
             return
         column = self.frame.column(step.field)
         self._unscored(step.field, column.valid, result)
-        rows = np.flatnonzero(self.alive)
+        rows = np.flatnonzero(self.alive & column.valid)
         sign = 1.0 if step.first == "lowest" else -1.0
+        ranks = tied_ranks(sign * column.values[rows], np.zeros_like(rows))
         # Rows without a value stand at the end, whichever end comes first.
-        keys = np.where(column.valid[rows], sign * column.values[rows], np.inf)
-        self._order = rows[np.lexsort((rows, tied_ranks(keys, np.zeros_like(rows))))]
+        self._order = np.r_[rows[np.lexsort((rows, ranks))], np.flatnonzero(self.alive & ~column.valid)]
 
     def order(self) -> Ints:
         """Kept rows, as they are written."""
@@ -222,11 +240,14 @@ def tied_ranks(keys: Floats, groups: Ints) -> Ints:
     """
     order = np.lexsort((keys, groups))
     keys, groups = keys[order], groups[order]
-    with np.errstate(invalid="ignore"):  # inf - inf, of rows without a value
-        gap = np.diff(keys)
-    is_new = (gap > TIE * np.abs(keys[1:])) | (groups[1:] != groups[:-1])
+    tolerance = TIE * np.abs(keys)
+    is_new = np.r_[True, (np.diff(keys) > tolerance[1:]) | (groups[1:] != groups[:-1])][: len(keys)]
+    # In a large group neighbours are so close that one tie would chain to the next: a tie ends where it grows too wide.
+    first = np.flatnonzero(is_new)[np.cumsum(is_new) - 1]
+    width = np.divide(keys - keys[first], tolerance[first], out=np.zeros_like(keys), where=tolerance[first] > 0)
+    is_new[1:] |= np.floor(width[1:]) > np.floor(width[:-1])
     ranks = np.empty(len(keys), dtype=np.int64)
-    ranks[order] = np.cumsum(np.r_[0, is_new])
+    ranks[order] = np.cumsum(is_new)
     return ranks
 
 
