@@ -289,7 +289,7 @@ LAST = st.one_of(
 @given(st.lists(STEPS, min_size=1, max_size=4), LAST, st.sampled_from(["keep", "drop", "error"]))
 def test_a_recipe_is_its_data(steps: list[Any], last: Any, unscored: str) -> None:
     filters: Any = {"length": {}, "errors": None}
-    recipe = Recipe(name="x", filters=filters, steps=(*steps, *filter(None, [last])), unscored=unscored)  # type: ignore[arg-type]
+    recipe = Recipe(name="x", filters=filters, steps=(*steps, *filter(None, [last])), unscored=unscored)
     assert Recipe(**recipe.as_data()) == recipe
     assert Recipe(**recipe.as_data()).as_data() == recipe.as_data()
 

@@ -81,7 +81,7 @@ class MemoryStore:
 def selected(rows: Sequence[Row], *steps: Mapping[str, Any], unscored: str = "keep", cuts: Sequence[int] = ()) -> Selection:
     """A selection by these steps."""
     memory = MemoryRows(rows, cuts)
-    recipe = Recipe(name="x", filters={"given": {}}, steps=steps, unscored=unscored)  # type: ignore[arg-type]
+    recipe = Recipe(name="x", filters={"given": {}}, steps=steps, unscored=unscored)
     annotations = SimpleNamespace(rows=memory, choose=lambda filters, model: {"given": MemoryStore(memory)})
     return select(cast(Annotations, annotations), recipe)
 
