@@ -21,6 +21,8 @@ SHARD_ROWS = 512
 SHARD_BYTES = 64 << 20
 """A shard of long rows is cut here, so that memory is bounded by bytes, not by rows."""
 MANIFEST = "MANIFEST.json"
+FACTS = ("id", "source", "gold", "tests")
+"""Example fields that a data set may or may not have."""
 _BEGUN = "begun.json"
 _REFUSED = "refused.parquet"
 _MOST_COLUMNS = 256
@@ -63,6 +65,11 @@ class RowStore:
     def conversational(self) -> bool:
         """Whether the source held conversations, rather than strings."""
         return bool(self.manifest["conversational"])
+
+    @property
+    def facts(self) -> list[str]:
+        """Which of the optional Example fields at least one row has."""
+        return [name for name in FACTS if name in self.manifest["facts"]]
 
     @property
     def shards(self) -> list[Shard]:
@@ -167,6 +174,7 @@ class _Writer:
         self.reasons: Counter[str] = Counter()
         self.sources: Counter[str | None] = Counter()
         self.kinds: dict[str, str] = {}
+        self.facts: set[str] = set()
         self.parts: list[dict[str, Any]] = []
         # An empty struct cannot be written to Parquet: a typed source without further columns is like an untyped one.
         self.extra_schema = examples.extra_schema() or None
@@ -198,6 +206,7 @@ class _Writer:
                 "refused_reasons": dict(sorted(self.reasons.items())),
                 "sources": {str(source): number for source, number in sorted(self.sources.items(), key=str)},
                 "columns": self.kinds,
+                "facts": sorted(self.facts),
                 "typed": self.extra_schema is not None,
                 "layout": self.examples.layout.describe(),
                 "conversational": self.examples.layout.is_conversational,
@@ -206,6 +215,8 @@ class _Writer:
         return RowStore(self.folder)
 
     def _nothing(self, refused: int) -> None:
+        # Nothing was committed, so the mended data may come to the same folder.
+        (self.folder / _BEGUN).unlink()
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.reasons.most_common(3))
         raise InputError(
             f"{self.examples.name}: not one row could be used"
@@ -245,6 +256,7 @@ class _Writer:
 
         for example in shard:
             self.sources[example.source] += 1
+            self.facts |= {name for name in FACTS if getattr(example, name) is not None}
         table = pa.Table.from_pylist([self._record(example) for example in shard], schema=self.schema)
         index = len(self.parts)
         content = _table_hash(table)

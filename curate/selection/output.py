@@ -12,7 +12,7 @@ from curate import _fs
 from curate.annotations import struct_type_of
 from curate.examples import stable_hash
 from curate.recipes.schema import Order, Recipe, Sample
-from curate.rows import RowStore, Shard
+from curate.rows import FACTS, RowStore, Shard
 from curate.selection.frame import Bools, Ints
 from curate.selection.report import SelectionReport
 from curate.selection.steps import Selection
@@ -87,10 +87,11 @@ def _write_kept(selection: Selection, folder: Path) -> list[dict[str, Any]]:
     conversational = _is_conversational(selection)
     tables = _gather(rows, selection.order) if _is_ordered(selection) else _in_input_order(rows, selection.kept)
     extra, rest = rows.extra_types(), rows.rest_column()
+    absent = [name for name in FACTS if name not in rows.facts]  # a column of nulls would only puzzle
     writer: _fs.TableWriter | None = None
     parts: list[dict[str, Any]] = []
     for table in tables:
-        ready = trl_ready(table, extra, rest, conversational=conversational)
+        ready = trl_ready(table.drop_columns(absent), extra, rest, conversational=conversational)
         if writer is None:
             writer = _fs.TableWriter(_fs.part_path(folder, len(parts)), ready.schema)
         writer.write(ready)
@@ -141,7 +142,8 @@ def _gather(rows: RowStore, order: Ints) -> "Iterator[pa.Table]":
 
 
 def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str | None, *, conversational: bool) -> "pa.Table":
-    """Rows as SFTTrainer takes them: prompt and completion, then row, id, source, gold, tests, then the user's columns.
+    """Rows as SFTTrainer takes them: prompt and completion, then row, then of id, source, gold and tests what there is, then the
+    user's columns.
 
     A user's column whose name is one of ours becomes `source_NAME`. `rest` names the column of what has no one type.
     """
@@ -150,7 +152,7 @@ def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str |
     messages = table["messages"].combine_chunks()
     prompt, completion = split_messages(messages, conversational=conversational)
     columns: dict[str, Any] = {"prompt": prompt, "completion": completion}
-    columns |= {name: table[name] for name in _OURS[2:]}
+    columns |= {name: table[name] for name in _OURS[2:] if name in table.column_names}
     for name, values in _extra_columns(table, extra, rest).items():
         free = f"source_{name}" if name in _OURS else name
         while free in columns:
