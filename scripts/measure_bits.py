@@ -8,6 +8,7 @@ A response is scored given its prompt: in the model's chat template if it has on
 import argparse
 import math
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,21 @@ Pair = tuple[str, str]
 
 
 def prose_pairs(shared: Path) -> Iterator[Pair]:
-    """The beginnings of segments of held-out books."""
-    for text in documents(shared, "prose", held_out=True):
+    """The beginnings of segments of held-out books, in random order."""
+    texts = documents(shared, "prose", held_out=True)
+    random.Random(0).shuffle(texts)
+    for text in texts:
         yield "", text.removesuffix("<|endoftext|>")[:PIECE_CHARS]
 
 
 def instruct_pairs(shared: Path) -> Iterator[Pair]:
-    """Held-out instruction rows."""
-    for row in read_rows(shared / "data" / "text" / "instruct.jsonl.gz"):
-        if is_held_out(row["prompt"]):
-            yield row["prompt"], row["response"]
+    """Held-out instruction rows in random order, but for those whose response also stands in a training row."""
+    rows = list(read_rows(shared / "data" / "text" / "instruct.jsonl.gz"))
+    seen = {row["response"].strip() for row in rows if not is_held_out(row["prompt"])}
+    held_out = [row for row in rows if is_held_out(row["prompt"]) and row["response"].strip() not in seen]
+    random.Random(0).shuffle(held_out)
+    for row in held_out:
+        yield row["prompt"], row["response"]
 
 
 def gsm8k_pairs(shared: Path, source: str) -> Iterator[Pair]:

@@ -41,7 +41,11 @@ def arms(rows: list[Row], options: argparse.Namespace, seed: int) -> dict[str, l
     for row in rows:
         if (row["defect"] or "").startswith("wrong_"):
             wrong[row["prompt"]].append(row)
-    clean = [row for row in rows if row["source"] == options.source and row["defect"] is None]
+    rightful: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["defect"] is None and options.source in ("any", row["source"]):
+            rightful[row["prompt"]].append(row)
+    clean = [rng.choice(group) if options.source == "any" else group[0] for group in rightful.values()]
     replaceable = [row["prompt"] for row in clean if row["prompt"] in wrong]
     replaced = set(rng.sample(replaceable, min(len(replaceable), round(options.wrong * len(clean)))))
     mixed = [rng.choice(wrong[row["prompt"]]) if row["prompt"] in replaced else row for row in clean]
@@ -121,7 +125,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--source", default="reference-style", help="source of the clean rows")
+    parser.add_argument("--source", default="reference-style", help="source of the clean rows, or any")
     parser.add_argument("--wrong", type=float, default=0.4, help="share of wrong rows in the wrong arm")
     options = parser.parse_args()
     torch.set_num_threads(1)
