@@ -75,14 +75,18 @@ def commit_json(path: Path, value: Mapping[str, Any]) -> None:
     commit_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that `commit_json` wrote; raises IntegrityError when it is anything else."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that `commit_json` wrote; raises IntegrityError when it is anything else or lacks one of `keys`."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path}: not readable as JSON ({error}); restore it or start in another folder") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: holds {type(value).__name__} where an object was committed")
+    if value.get("format", FORMAT) != FORMAT:
+        raise IntegrityError(f"{path}: written in layout {value['format']}, this curate reads {FORMAT}")
+    if missing := [key for key in keys if key not in value]:
+        raise IntegrityError(f"{path}: lacks {', '.join(missing)}; restore it or start in another folder")
     return value
 
 

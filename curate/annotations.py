@@ -65,7 +65,7 @@ class AnnotationStore:
     def __init__(self, folder: Path) -> None:
         """Open a folder that `prepare` has planned."""
         self.folder = folder
-        self.plan = _fs.read_json(folder / _PLAN)
+        self.plan = _fs.read_json(folder / _PLAN, "format", "fingerprint", "parameters", "rows", "shards", "settings", "reused")
 
     @property
     def filter_name(self) -> str:
@@ -184,7 +184,7 @@ def prepare(filter_: Filter, rows: RowStore, annotations: Path, reuse: Sequence[
     mine = {"identity": rows.identity, "count": rows.count}
     if (folder / _PLAN).is_file():
         store = AnnotationStore(folder)
-        if store.plan.get("format") != _fs.FORMAT or store.plan["rows"] != mine:
+        if store.plan["rows"] != mine:
             raise IntegrityError(f"{folder}: belongs to other rows than {rows.folder}; choose another folder with --out")
         _tell_of_new_versions(filter_, store)
         return store
@@ -464,9 +464,12 @@ def _lazily(examples: Examples, filters: Sequence[Filter]) -> "IterableDataset":
     ordered = {folder_name(filter_): filter_ for filter_ in in_order(filters)}
 
     def generate() -> Iterator[dict[str, Any]]:
+        # Not the module: `datasets` hashes what a generator refers to, and dill then pickles a module that is not installed.
+        from curate.progress import note
+
         for record in examples.records():
             if isinstance(record, Refused):
-                progress.note(f"{record.place}: refused, {record.reason}: {record.detail}")
+                note(f"{record.place}: refused, {record.reason}: {record.detail}")
                 continue
             yield {**{name: getattr(record, name) for name in given}, "messages": list(record.messages)}
 

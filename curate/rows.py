@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from curate import _fs, progress
-from curate.errors import InputError, IntegrityError, UsageError
+from curate.errors import InputError, UsageError
 from curate.examples import Example, Examples, Refused, stable_hash
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SHARD_BYTES = 64 << 20
 MANIFEST = "MANIFEST.json"
 FACTS = ("id", "source", "gold", "tests")
 """Example fields that a data set may or may not have."""
+_FACTS = ("format", "input", "parts", "rows", "read", "refused", "refused_reasons", "columns", "typed", "conversational")
 _BEGUN = "begun.json"
 _REFUSED = "refused.parquet"
 _MOST_COLUMNS = 256
@@ -47,9 +48,7 @@ class RowStore:
         self.folder = folder
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder}: holds no finished rows; run `curate annotate DATA --out {folder.parent}` first")
-        self.manifest = _fs.read_json(folder / MANIFEST)
-        if self.manifest.get("format") != _fs.FORMAT:
-            raise IntegrityError(f"{folder}: written in layout {self.manifest.get('format')}, this curate reads {_fs.FORMAT}")
+        self.manifest = _fs.read_json(folder / MANIFEST, *_FACTS)
 
     @property
     def count(self) -> int:
