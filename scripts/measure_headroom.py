@@ -1,9 +1,10 @@
-"""Measure what fine-tuning can gain on the sample: the base model, LoRA on clean rows, LoRA on partly wrong rows.
+"""Measure what fine-tuning can gain on the sample: the base model, LoRA on clean and on partly wrong rows.
 
     python scripts/measure_headroom.py --seeds 0 1 2
 
-Both arms train on the same prompts with the same settings. In the wrong arm, the share `--wrong` of the prompts has its
-row replaced by the planted wrong one.
+All arms train on the same prompts with the same settings. The share `--wrong` of the prompts has its clean row replaced: in
+the wrong arm by the packaged wrong one; in the careless arm by a right one in the style that most wrong ones have; in the
+misled arm by a wrong one in the style of the clean rows.
 """
 
 import argparse
@@ -20,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from make_sample import SEED, draw_questions, respond
 from peft import LoraConfig
 from tasks import final_answer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,6 +29,7 @@ from trl import SFTConfig, SFTTrainer
 
 PROJECT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
+ARMS = ("clean", "wrong", "careless", "misled")
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -35,7 +38,10 @@ def read_jsonl(path: Path) -> list[Row]:
 
 
 def arms(rows: list[Row], options: argparse.Namespace, seed: int) -> dict[str, list[Row]]:
-    """One row per prompt: the clean one of the chosen source, and the same with a share of the prompts answered wrong."""
+    """One row per prompt: the clean one of the chosen source, and the same with a share of the prompts answered wrong.
+
+    Two more arms tell style from error: those prompts in the careless style but right, and in the reference style but wrong.
+    """
     rng = random.Random(seed)
     wrong: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -49,7 +55,14 @@ def arms(rows: list[Row], options: argparse.Namespace, seed: int) -> dict[str, l
     replaceable = [row["prompt"] for row in clean if row["prompt"] in wrong]
     replaced = set(rng.sample(replaceable, min(len(replaceable), round(options.wrong * len(clean)))))
     mixed = [rng.choice(wrong[row["prompt"]]) if row["prompt"] in replaced else row for row in clean]
-    return {"clean": clean, "wrong": mixed}
+    asked = {q.prompt: q for q in draw_questions("train", SEED)}
+    careless = {prompt: respond(asked[prompt], "careless", None, rng)[0] for prompt in asked}
+    misled = {prompt: respond(asked[prompt], "reference-style", "wrong", rng)[0] for prompt in asked}
+
+    def replaced_by(responses: dict[str, str]) -> list[Row]:
+        return [row | {"response": responses[row["prompt"]]} if row["prompt"] in replaced else row for row in clean]
+
+    return {"clean": clean, "wrong": mixed, "careless": replaced_by(careless), "misled": replaced_by(misled)}
 
 
 def train(rows: list[Row], seed: int, options: argparse.Namespace) -> Any:
@@ -115,12 +128,12 @@ def solved(model: Any, rows: list[Row], options: argparse.Namespace) -> dict[str
 
 
 def main() -> None:
-    """Print one table: tasks in rows; base and both arms, every seed, in columns."""
+    """Print one table: tasks in rows; base and arms, every seed, in columns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=PROJECT / "curate" / "reference" / "model")
     parser.add_argument("--sample", type=Path, default=PROJECT / "curate" / "reference" / "sample")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=("clean", "wrong"), default=["clean", "wrong"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
