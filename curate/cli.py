@@ -1,6 +1,8 @@
 """The command line: each command parses, calls one library function, prints. Heavy modules are imported inside commands."""
 
+import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -24,7 +26,8 @@ class _Pipeline(click.Group):
         """Insert `run` unless the first token is a command or an option of the group."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             first = args[0]
-            if not first.startswith("-") and not Path(first).exists():
+            # A name with a slash is a path or a Hub id, however near to a command.
+            if not first.startswith("-") and "/" not in first and not Path(first).exists():
                 close = near_miss(first, self.list_commands(ctx), listing="commands")
                 if close.startswith("did you mean"):
                     raise click.UsageError(f"no command and no file {first!r}; {close}")
@@ -386,6 +389,10 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and an exit code; a bug keeps its traceback."""
+    # Threads that spin while they wait for each other make a busy machine several times slower; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal shows escapes, as stderr does, and ends no run
     # Work stops between two commits and the next run goes on from there, so there is nothing to finish first.
     signal.signal(signal.SIGTERM, _terminated)
     try:

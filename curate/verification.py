@@ -89,7 +89,7 @@ class _Checker:
         """All shards hold and belong to these rows."""
         try:
             store = AnnotationStore(folder)
-            manifest = _fs.read_json(folder / MANIFEST) if store.is_complete else None
+            manifest = _fs.read_json(folder / MANIFEST, "rows", "parts") if store.is_complete else None
         except IntegrityError as error:
             self.problems.append(str(error))
             return
@@ -105,8 +105,8 @@ class _Checker:
     def selection(self, out: Path, rows: RowStore) -> int:
         """Kept rows and ledger hold, and the lock speaks of them."""
         try:
-            decision = _fs.read_json(out / "selection" / "selection.json")
-            lock = _fs.read_json(out / "lock.json")
+            decision = _fs.read_json(out / "selection" / "selection.json", "kept", "kept_rows", "kept_hash", "ledger")
+            lock = _fs.read_json(out / "lock.json", "kept")
         except IntegrityError as error:
             self.problems.append(str(error))
             return 0

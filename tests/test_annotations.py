@@ -25,6 +25,12 @@ def annotated(tmp_path: Path, rows: Sequence[Record], *filters: Filter, **option
     return found
 
 
+def lazily(path: Path, *filters: Filter) -> list[Any]:
+    """The rows of a pass without an output folder."""
+    found: Any = annotate(load_examples(path), filters)
+    return list(found)
+
+
 def structs(store: AnnotationStore) -> list[Any]:
     return [struct for shard in store.shards for struct in store.structs(shard.index)]
 
@@ -87,7 +93,7 @@ def test_every_row_is_annotated_once_and_in_order(tmp_path: Path) -> None:
 def test_a_lazy_pass_scores_the_same(tmp_path: Path) -> None:
     filters = [build_filter(name, {}, where="") for name in ("length", "errors")]
     found = annotated(tmp_path, some_rows(30), *filters)
-    lazy = list(annotate(load_examples(tmp_path / "d.jsonl"), filters))
+    lazy = lazily(tmp_path / "d.jsonl", *filters)
     assert [row["row"] for row in lazy] == list(range(30))
     for name in ("length", "errors"):
         assert [row[name] for row in lazy] == scores_of(found, name)
@@ -96,7 +102,7 @@ def test_a_lazy_pass_scores_the_same(tmp_path: Path) -> None:
 def test_a_lazy_pass_of_a_model_filter_scores_the_same(tmp_path: Path, tiny_model_dir: Path) -> None:
     perplexity = build_filter("perplexity", {"model": str(tiny_model_dir)}, where="")
     found = annotated(tmp_path, some_rows(12), perplexity, shard_rows=512)
-    lazy = [row["perplexity"] for row in annotate(load_examples(tmp_path / "d.jsonl"), [perplexity])]
+    lazy = [row["perplexity"] for row in lazily(tmp_path / "d.jsonl", perplexity)]
     assert lazy == scores_of(found, "perplexity")
 
 

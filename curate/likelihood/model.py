@@ -148,6 +148,7 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
 def load_model(spec: ModelSpec) -> LanguageModel:
     """Load model and tokenizer: safetensors only, no remote code, evaluation mode, no gradients."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -162,7 +163,7 @@ def load_model(spec: ModelSpec) -> LanguageModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{spec.model}: cannot be loaded as a causal language model ({_one_line(error)})") from error
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
@@ -187,8 +188,12 @@ def _read_config(spec: ModelSpec) -> dict[str, Any]:
         from huggingface_hub import hf_hub_download
 
         folder = Path(hf_hub_download(spec.model, "config.json", revision=_hub_commit(spec.model, spec.revision))).parent
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert isinstance(config, dict)
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{spec.model}: config.json cannot be read ({_one_line(error)})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{spec.model}: config.json holds no object; a folder as `save_pretrained` writes it is needed")
     return config
 
 
