@@ -41,7 +41,7 @@ def run(
         recipe: a shipped recipe's name, a YAML file, or a Recipe.
         data: anything that `load_examples` takes; without it, the packaged sample with the packaged model.
         model: what the recipe calls `target`: a folder or Hub id, or a mapping of the fields of `ModelSettings`.
-        out: folder of rows, annotations and selection; default `curated/NAME`, after the data.
+        out: folder of rows, annotations and selection; default `curated/NAME`, after the data (`curated/sample` without).
         reuse: folders of earlier runs whose annotations of equal rows are taken over.
         shard_rows: rows per unit of work.
         loading: `columns`, `revision`, `split`, `limit` of `load_examples`.
@@ -65,7 +65,7 @@ def annotate_only(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     filters = chosen.build_filters(target_model(model, data, is_needed=chosen.needs_model))
     examples = load_data(data, **loading)
-    folder = Path(out) if out is not None else default_out(examples.name)
+    folder = Path(out) if out is not None else default_out("sample" if data is None else examples.name)
     check_out(folder, data)
     for earlier in reuse:
         if not (earlier / "annotations").is_dir():
