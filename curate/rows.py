@@ -140,7 +140,10 @@ def commit_rows(examples: Examples, folder: Path, *, shard_rows: int = SHARD_ROW
     _same_input(folder, identity)
     is_anonymous = identity["input"].get("kind") == "anonymous"
     if (folder / MANIFEST).is_file() and not is_anonymous:
-        return RowStore(folder)
+        store = RowStore(folder)
+        if all(_fs.entry_holds(folder, entry) for entry in (*store.manifest["parts"], store.manifest["refused"])):
+            return store
+        progress.note(f"{folder}: damaged or missing parts are read again")
     _fs.commit_json(folder / _BEGUN, identity)
     return _Writer(examples, folder, identity, shard_rows).run()
 

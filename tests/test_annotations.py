@@ -259,6 +259,20 @@ def test_a_damaged_shard_of_an_unfinished_run_is_made_anew(tmp_path: Path, name:
     assert tree(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("place", ["annotations/given-*", "rows"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_damaged_shard_of_a_finished_run_is_made_anew(tmp_path: Path, place: str, damage: str) -> None:
+    annotated(tmp_path, some_rows(20), Given())
+    before = tree(tmp_path / "out")
+    path = next((tmp_path / "out").glob(f"{place}/part-00001.parquet"))
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:20], "gone": b"", "flipped": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]}[damage])
+    if damage == "gone":
+        path.unlink()
+    annotated(tmp_path, some_rows(20), Given())
+    assert tree(tmp_path / "out") == before
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1}', b'{"format": 99, "rows": {}}'])
 def test_a_damaged_plan_is_an_integrity_error(tmp_path: Path, content: bytes) -> None:
     (store,) = annotated(tmp_path, some_rows(20), Given()).stores

@@ -41,6 +41,8 @@ class _Job:
         self.rows = rows
         self.filters = {folder_name(filter_): filter_ for filter_ in filters}
         self.stores = {name: prepare(filter_, rows, annotations, reuse) for name, filter_ in self.filters.items()}
+        for store in self.stores.values():
+            store.reopen_damaged()
         self.missing = {
             name: {shard.index for shard in rows.shards if not store.is_committed(shard.index)}
             for name, store in self.stores.items()

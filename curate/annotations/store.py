@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import _fs
+from curate import _fs, progress
 from curate.errors import RecipeError
 from curate.examples import stable_hash
 from curate.filters import Filter, Scores, Unscored
@@ -89,6 +89,13 @@ class AnnotationStore:
     def is_committed(self, index: int) -> bool:
         """Whether a shard is there and true to its marker."""
         return _fs.read_marker(self.folder, index) is not None
+
+    def reopen_damaged(self) -> None:
+        """Take back that the folder is complete when a shard is no longer what was committed; it is then scored again."""
+        lost = [shard.index for shard in self.shards if not self.is_committed(shard.index)] if self.is_complete else []
+        if lost:
+            progress.note(f"{self.folder}: damaged or missing, scored again: shards {', '.join(map(str, lost))}")
+            (self.folder / MANIFEST).unlink()
 
     def commit(self, shard: Shard, table: "pa.Table") -> None:
         """Commit one shard: part, then marker."""
