@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from workshop import Outcome, finished, recipe_file, some_rows, start, tree, write_rows
+from workshop import curate as command
+from workshop import finished, recipe_file, some_rows, start, tree, write_rows
 
 import curate
 from curate.errors import InputError, UsageError
@@ -74,10 +75,10 @@ def killed_after_parts(arguments: list[str], out: Path, parts: int, number: int)
 
 
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, arguments: list[str]) -> None:
-    assert finished(*arguments, "--out", str(tmp_path / "whole")).code == 0
+    assert command(*arguments, "--out", tmp_path / "whole").code == 0
     for parts in (1, 7, 16):
         assert killed_after_parts(arguments, tmp_path / "out", parts, signal.SIGKILL) == -signal.SIGKILL
-    assert finished(*arguments, "--out", str(tmp_path / "out")).code == 0
+    assert command(*arguments, "--out", tmp_path / "out").code == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert sound(tmp_path / "out")
     assert not leftovers(tmp_path / "out")
@@ -87,7 +88,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, arguments: list[str
 def test_an_interrupted_run_has_its_exit_code_and_goes_on(tmp_path: Path, arguments: list[str], number: int, code: int) -> None:
     assert killed_after_parts(arguments, tmp_path / "out", 3, number) == code
     assert len(list((tmp_path / "out").glob("annotations/*/MANIFEST.json"))) < 2
-    again = finished(*arguments, "--out", str(tmp_path / "out"))
+    again = command(*arguments, "--out", tmp_path / "out")
     assert again.code == 0, again.err
     assert sound(tmp_path / "out")
 
@@ -293,16 +294,12 @@ def test_every_shipped_text_recipe_runs(tmp_path: Path) -> None:
             assert curate.run(name, some_rows(24), out=tmp_path / name).report.kept > 0
 
 
-def outcome_of_two(first: "subprocess.Popen[str]", second: Outcome) -> tuple[int, int]:
-    first.communicate(timeout=120)
-    return first.returncode, second.code
-
-
 def test_the_second_of_two_runs_in_one_folder_changes_nothing(tmp_path: Path, arguments: list[str]) -> None:
     first = start(*arguments, "--out", str(tmp_path / "out"))
     until = time.monotonic() + 60
     while not list((tmp_path / "out").glob("annotations/*/part-*.json")) and time.monotonic() < until:
         time.sleep(0.01)
-    second = finished("select", str(tmp_path / "out"), "--recipe", "longest50")
-    assert outcome_of_two(first, second) == (0, 2)
+    second = command("select", tmp_path / "out", "--recipe", "longest50")
+    first.communicate(timeout=120)
+    assert (first.returncode, second.code) == (0, 2)
     assert sound(tmp_path / "out")
