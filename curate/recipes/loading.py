@@ -74,11 +74,11 @@ def read_yaml(path: Path, where: str) -> Any:
             if count > MOST_NODES or opened > MOST_BRACKETS:
                 raise RecipeError(f"{where}: more than {MOST_NODES:,} YAML tokens or {MOST_BRACKETS} brackets; that is no recipe")
         documents = list(YAML(typ="safe", pure=True).load_all(text))
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError: a mapping as a mapping's key
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}: "
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise RecipeError(f"{where}: {place}not valid YAML: {problem}") from error
+        raise RecipeError(f"{where}: {place}not valid YAML: {' '.join(problem.split())}") from error
     if len(documents) > 1:
         raise RecipeError(f"{where}: holds {len(documents)} documents; a recipe is one")
     return documents[0] if documents else None
