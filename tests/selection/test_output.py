@@ -11,6 +11,7 @@ from workshop import recipe_file, record, some_rows, tree, write_rows
 
 import curate
 from curate import _fs
+from curate.errors import IntegrityError
 from curate.pipeline import RunResult, select_again
 from curate.selection import SelectionReport, explain
 
@@ -150,6 +151,15 @@ def test_a_row_that_is_not_there_is_not_explained(tmp_path: Path, row: int) -> N
     result = run(tmp_path, some_rows(40))
     with pytest.raises(curate.CurateError, match="rows 0 to 39"):
         explain(result.out, row)
+
+
+@pytest.mark.parametrize("name", ["ledger.parquet", "selection.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"PAR1" * 100])
+def test_a_damaged_selection_explains_nothing(tmp_path: Path, name: str, content: bytes) -> None:
+    result = run(tmp_path, some_rows(8))
+    (result.out / "selection" / name).write_bytes(content)
+    with pytest.raises(IntegrityError):
+        explain(result.out, 0)
 
 
 # Trainable
