@@ -1,11 +1,23 @@
 """Why one row was kept or rejected."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from curate import _fs
-from curate.errors import UsageError
+from curate.errors import IntegrityError, UsageError
 from curate.rows import RowStore
+
+
+@contextlib.contextmanager
+def _readable(ledger: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{ledger}: damaged ({error}); run `curate select` again") from error
 
 
 def explain(out: Path, row: int) -> dict[str, Any]:
@@ -20,12 +32,12 @@ def explain(out: Path, row: int) -> dict[str, Any]:
     if not 0 <= row < rows.count:
         raise UsageError(f"row {row}: {out} has rows 0 to {rows.count - 1}")
     index = next(shard.index for shard in rows.shards if shard.start <= row < shard.stop)
-    with pq.ParquetFile(ledger, page_checksum_verification=True) as file:
+    with _readable(ledger), pq.ParquetFile(ledger, page_checksum_verification=True) as file:
         # One row group was written per shard, in shard order.
         (entry,) = file.read_row_group(index).filter(pc.equal(pc.field("row"), row)).to_pylist()
     shard = rows.shards[index]
     example = rows.examples(shard, extra=True)[row - shard.start]
-    decision = _fs.read_json(out / "selection" / "selection.json")
+    decision = _fs.read_json(out / "selection" / "selection.json", "recipe", "report")
     ranked_by = decision["report"]["ranked_by"]
     return {
         **entry,
@@ -44,7 +56,8 @@ def _same_prompt(ledger: Path, prompt_key: str, ranked_by: str | None) -> list[d
 
     name, _, output = (ranked_by or "").partition(".")
     columns = ["row", "source", "decision", "margin", *([name] if name else [])]
-    table = pq.read_table(ledger, columns=columns, filters=[("prompt_key", "=", prompt_key)], page_checksum_verification=True)
+    with _readable(ledger):
+        table = pq.read_table(ledger, columns=columns, filters=[("prompt_key", "=", prompt_key)], page_checksum_verification=True)
     found = []
     for record in table.to_pylist():
         annotation = record.pop(name, None)
