@@ -150,7 +150,11 @@ def register(name: str) -> Callable[[type[F]], type[F]]:
 @cache
 def _load_plugins() -> None:
     for point in entry_points(group="curate.filters"):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # foreign code may raise anything; without the package's name nobody could mend it
+            package = point.dist.name if point.dist else point.value
+            raise UsageError(f"the plug-in {package} ({point.value}) does not load: {error!r}; mend or uninstall it") from error
 
 
 def known_filters() -> dict[str, type[Filter]]:

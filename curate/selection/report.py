@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.recipes.schema import Deduplicate, Drop, Ranking
+from curate.recipes.schema import Deduplicate, Drop, Ranking, Sample
 from curate.selection.frame import Bools, Floats, Frame, Ints
 from curate.selection.steps import Selection
 
@@ -101,6 +101,9 @@ def make_report(selection: Selection) -> SelectionReport:
     # A recipe that does not rank inside prompts cannot say who had an alternative.
     alternatives = result.groups.get("prompt", 0) / ranked if result and ranked else None
     dropped, warnings = _loud_drops(selection)
+    for done in selection.steps:
+        if isinstance(done.step, (Ranking, Sample)) and not done.rejected:
+            warnings.append(f"`{done.step}` rejects nothing: every group holds no more rows than it keeps")
     both = explained(kept, decile, source)
     if both is not None and both > MOSTLY:
         warnings.append(f"length and source alone explain {both:.0%} of this selection: this is mostly a length/source filter")
