@@ -204,6 +204,42 @@ def finish_replacement(old: Path) -> None:
 
 
 @contextlib.contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder of ours, with what an interrupted run left half done finished or removed.
+
+    A new or empty folder is taken; one that holds anything else is refused and nothing of it is touched. Inside one process a
+    stage may enter the folder that its caller holds.
+    """
+    key = folder.resolve()
+    if key in _HELD:
+        yield
+        return
+    _take(folder)
+    with only_writer(folder):
+        _HELD.add(key)
+        try:
+            finish_replacement(folder / "selection")
+            clean(folder)
+            yield
+        finally:
+            _HELD.discard(key)
+
+
+_HELD: set[Path] = set()
+_OWNER = "curate.json"
+
+
+def _take(folder: Path) -> None:
+    if (folder / _OWNER).is_file():
+        return
+    # A kill may have come before the first commit; anything else is somebody's.
+    if folder.is_dir() and any(path.name not in (".lock", f"{TEMPORARY}{_OWNER}") for path in folder.iterdir()):
+        raise UsageError(f"{folder}: holds files that are not a run's of curate; choose an empty or new folder with --out")
+    make_folder(folder)
+    commit_json(folder / _OWNER, {"format": FORMAT, "what": "a run of curate: rows, annotations, selection"})
+
+
+@contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; a second process is refused at once and changes nothing."""
     with _naming_the_disk(folder):

@@ -9,7 +9,7 @@ from curate import _fs, progress
 from curate.annotations import Annotations, annotate, load_annotations
 from curate.errors import UsageError
 from curate.examples import Examples, load_examples
-from curate.filters import Likelihood, build_filter
+from curate.filters import Filter, Likelihood, build_filter
 from curate.recipes import Recipe, load_recipe
 from curate.reference import model_path, sample_path
 from curate.rows import SHARD_ROWS
@@ -47,8 +47,10 @@ def run(
         loading: `columns`, `revision`, `split`, `limit` of `load_examples`.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    folder, annotations = annotate_only(chosen, data, model=model, out=out, reuse=reuse, shard_rows=shard_rows, **loading)
-    return finish(folder, annotations, chosen, model=None)
+    job = _prepare(chosen, data, model, out, reuse, loading)
+    with _fs.run_folder(job.out):  # one lock over both stages: nobody may change the scores before they are read
+        annotations = job.annotate(shard_rows)
+        return _finish(job.out, annotations, chosen, model=None)
 
 
 def annotate_only(
@@ -63,42 +65,63 @@ def annotate_only(
 ) -> tuple[Path, Annotations]:
     """The first half of `run`: rows and scores, no decision. Returns the folder and what it holds."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    filters = chosen.build_filters(target_model(model, data, is_needed=chosen.needs_model))
-    examples = load_data(data, **loading)
-    folder = Path(out) if out is not None else default_out("sample" if data is None else examples.name)
-    check_out(folder, data)
+    job = _prepare(chosen, data, model, out, reuse, loading)
+    return job.out, job.annotate(shard_rows)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run whose arguments are known to be good."""
+
+    out: Path
+    examples: Examples
+    filters: Sequence[Filter]
+    reuse: Sequence[Path]
+
+    def annotate(self, shard_rows: int) -> Annotations:
+        """Rows and scores."""
+        annotations = annotate(self.examples, self.filters, self.out, reuse=self.reuse, shard_rows=shard_rows)
+        assert isinstance(annotations, Annotations)
+        for notice in self.examples.notices:
+            progress.note(notice)
+        return annotations
+
+
+def _prepare(
+    recipe: Recipe,
+    data: Any,
+    model: str | Mapping[str, Any] | None,
+    out: str | Path | None,
+    reuse: Sequence[Path],
+    loading: Mapping[str, Any],
+) -> _Job:
+    """Find everything that can be wrong with a run before the first row is read."""
+    filters = list(recipe.build_filters(target_model(model, data, is_needed=recipe.needs_model)).values())
+    for filter_ in filters:
+        filter_.fingerprint()  # raises for a model, template or length that cannot be used
     for earlier in reuse:
         if not (earlier / "annotations").is_dir():
             raise UsageError(f"--reuse {earlier}: holds no annotations")
-    _fs.make_folder(folder)
-    with _fs.only_writer(folder):
-        recover(folder)
-        annotations = annotate(examples, list(filters.values()), folder, reuse=reuse, shard_rows=shard_rows)
-    assert isinstance(annotations, Annotations)
-    for notice in examples.notices:
-        progress.note(notice)
-    return folder, annotations
+    examples = load_data(data, **loading)
+    folder = Path(out) if out is not None else default_out("sample" if data is None else examples.name)
+    if isinstance(data, (str, Path)) and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise UsageError(f"{folder}: lies inside the data folder {data} and would be read as data; choose another with --out")
+    return _Job(folder, examples, filters, reuse)
 
 
-def finish(out: Path, annotations: Annotations, recipe: Recipe, *, model: str | None) -> RunResult:
+def _finish(out: Path, annotations: Annotations, recipe: Recipe, *, model: str | None) -> RunResult:
     """Select and write."""
-    with _fs.only_writer(out):
-        recover(out)
-        selection = select(annotations, recipe, model=model)
-        selection.save(out)
+    selection = select(annotations, recipe, model=model)
+    selection.save(out)
     return RunResult(out, selection.report, selection)
 
 
 def select_again(out: Path, recipe: str | Path | Recipe, *, model: str | None = None) -> RunResult:
     """Apply a recipe to the annotations of an earlier run: no model, no network, no scoring."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return finish(out, load_annotations(out), chosen, model=model)
-
-
-def recover(out: Path) -> None:
-    """Finish or remove what an interrupted run left half done."""
-    _fs.finish_replacement(out / "selection")
-    _fs.clean(out)
+    annotations = load_annotations(out)
+    with _fs.run_folder(out):
+        return _finish(out, annotations, chosen, model=model)
 
 
 def load_data(data: Any, **loading: Any) -> Examples:
@@ -132,11 +155,3 @@ def default_out(name: str) -> Path:
     while Path(stem).suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow"):
         stem = Path(stem).stem
     return Path("curated") / ("".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-.") or "data")
-
-
-def check_out(out: Path, data: Any) -> None:
-    """Refuse a folder that holds something else, or that would be read as data the next time."""
-    if isinstance(data, (str, Path)) and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise UsageError(f"{out}: lies inside the data folder {data} and would be read as data; choose another with --out")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (".lock", "rows", "annotations")):
-        raise UsageError(f"{out}: holds other files; choose an empty or new folder with --out")

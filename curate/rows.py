@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from curate import _fs, progress
-from curate.errors import InputError, UsageError
+from curate.errors import InputError, IntegrityError, UsageError
 from curate.examples import Example, Examples, Refused, stable_hash
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SHARD_ROWS = 512
 SHARD_BYTES = 64 << 20
 """A shard of long rows is cut here, so that memory is bounded by bytes, not by rows."""
 MANIFEST = "MANIFEST.json"
-FACTS = ("id", "source", "gold", "tests")
+FACTS = ("id", "source", "gold", "tests", "group")
 """Example fields that a data set may or may not have."""
 _FACTS = ("format", "input", "parts", "rows", "read", "refused", "refused_reasons", "columns", "typed", "conversational")
 _BEGUN = "begun.json"
@@ -157,8 +157,9 @@ def _same_input(folder: Path, identity: Mapping[str, Any]) -> None:
         return
     was, now = ({**facts, **facts.get("input", {})} for facts in (before, identity))
     differing = next(key for key in (*was, *now) if key != "input" and was.get(key) != now.get(key))
+    other = "data" if differing in ("kind", "files", "repository", "revision", "fingerprint") else "settings"
     raise InputError(
-        f"{folder.parent}: was begun with other data ({differing}: {_brief(was.get(differing))}, "
+        f"{folder.parent}: was begun with other {other} ({differing}: {_brief(was.get(differing))}, "
         f"now {_brief(now.get(differing))}); choose another folder with --out"
     )
 
@@ -177,6 +178,8 @@ class _Writer:
         self.sources: Counter[str | None] = Counter()
         self.kinds: dict[str, str] = {}
         self.facts: set[str] = set()
+        self.read = 0
+        self.most_messages = 0
         self.parts: list[dict[str, Any]] = []
         # An empty struct cannot be written to Parquet: a typed source without further columns is like an untyped one.
         self.extra_schema = examples.extra_schema() or None
@@ -185,15 +188,17 @@ class _Writer:
     def run(self) -> RowStore:
         with progress.measuring("reading rows"):
             refused = _fs.TableWriter(self.folder / _REFUSED, _refused_schema())
-            read = 0
             for shard in self._shards(refused):
                 self._commit(shard)
-                read += len(shard)
             refused_entry = refused.commit()
-        if not read:
-            self._nothing(refused_entry["rows"])
         count = sum(part["rows"] for part in self.parts)
-        assert count == read, "rows read and rows committed differ"
+        if not count:
+            self._nothing(refused_entry["rows"])
+        if self.read != count + refused_entry["rows"] or self.parts[-1]["stop"] != count:
+            raise IntegrityError(
+                f"{self.examples.name}: {self.read} rows read, {count} committed and {refused_entry['rows']} refused; "
+                "rows were lost, and nothing was finished"
+            )
         for stale in self.folder.glob("part-*"):
             if int(stale.stem.removeprefix("part-")) >= len(self.parts):
                 raise InputError(f"{self.folder.parent}: was begun with a longer source; choose another folder with --out")
@@ -203,7 +208,8 @@ class _Writer:
                 **self.identity,
                 "parts": self.parts,
                 "rows": count,
-                "read": read + refused_entry["rows"],
+                "read": self.read,
+                "most_messages": self.most_messages,
                 "refused": refused_entry,
                 "refused_reasons": dict(sorted(self.reasons.items())),
                 "sources": {str(source): number for source, number in sorted(self.sources.items(), key=str)},
@@ -233,6 +239,7 @@ class _Writer:
         size = 0
         rejects: list[Refused] = []
         for record in self.examples.records():
+            self.read += 1
             if isinstance(record, Refused):
                 self.reasons[record.reason] += 1
                 rejects.append(record)
@@ -246,7 +253,7 @@ class _Writer:
                 yield held
                 held, size = [], 0
             held.append(record)
-            size += sum(len(message["content"]) for message in record.messages)
+            size += _weight(record.messages) + _weight(record.extra)
             progress.tick(rows=1)
         if held:
             yield held
@@ -258,6 +265,7 @@ class _Writer:
 
         for example in shard:
             self.sources[example.source] += 1
+            self.most_messages = max(self.most_messages, len(example.messages))
             self.facts |= {name for name in FACTS if getattr(example, name) is not None}
         table = pa.Table.from_pylist([self._record(example) for example in shard], schema=self.schema)
         index = len(self.parts)
@@ -304,6 +312,15 @@ class _Writer:
             self.kinds[key] = kind
         elif kind not in ("null", known):
             self.kinds[key] = _WIDER.get(frozenset((kind, known)), "mixed")
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value holds; what counts is that a long one counts."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_weight, value.values()))
+    return sum(map(_weight, value)) if isinstance(value, (list, tuple)) else 8
 
 
 def _table_hash(table: "pa.Table") -> str:

@@ -222,7 +222,7 @@ def test_a_model_that_is_asked_for_is_checked_before_rows_are_read(tmp_path: Pat
 def test_a_foreign_folder_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds other files"):
+    with pytest.raises(UsageError, match="not a run's of curate"):
         curate.run("longest50", some_rows(4), out=tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 

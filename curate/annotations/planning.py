@@ -18,8 +18,13 @@ REUSED = "reused.parquet"
 KEY = "key"
 
 
-def prepare(filter_: Filter, rows: RowStore, annotations: Path, reuse: Sequence[Path] = ()) -> AnnotationStore:
-    """Open the folder of this filter's fingerprint, or plan it: what is frozen here decides every later byte."""
+def prepare(
+    filter_: Filter, rows: RowStore, annotations: Path, reuse: Sequence[Path] = (), *, asked: Mapping[str, Any] | None = None
+) -> AnnotationStore:
+    """Open the folder of this filter's fingerprint, or plan it: what is frozen here decides every later byte.
+
+    `asked` holds the parameters that the filter was asked for with, where `fit` has since added to them.
+    """
     folder = annotations / folder_name(filter_)
     mine = {"identity": rows.identity, "count": rows.count}
     if (folder / PLAN).is_file():
@@ -28,16 +33,17 @@ def prepare(filter_: Filter, rows: RowStore, annotations: Path, reuse: Sequence[
             raise IntegrityError(f"{folder}: belongs to other rows than {rows.folder}; choose another folder with --out")
         _tell_of_new_versions(filter_, store)
         return store
+    settings = filter_.freeze()  # first: it raises for a device that is not there, and then nothing may be planned
     _fs.make_folder(folder)
     fingerprint = filter_.fingerprint()
     plan = {
         "format": _fs.FORMAT,
         "fingerprint": fingerprint,
         # For people, and for `select`, which has to recognise the filter without loading a model.
-        "parameters": filter_.model_dump(mode="json"),
+        "parameters": asked or filter_.model_dump(mode="json"),
         "rows": mine,
         "shards": [[shard.start, shard.stop] for shard in rows.shards],
-        "settings": filter_.freeze(),
+        "settings": settings,
         "reused": _take_over(filter_, rows, folder, reuse),
     }
     _fs.commit_json(folder / PLAN, plan)

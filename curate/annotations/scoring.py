@@ -37,10 +37,19 @@ def in_order(filters: Iterable[Filter]) -> list[Filter]:
 class _Job:
     """What has to be scored in one run over the rows."""
 
-    def __init__(self, rows: RowStore, filters: Sequence[Filter], annotations: Path, reuse: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        rows: RowStore,
+        filters: Sequence[Filter],
+        asked: Mapping[str, dict[str, Any]],
+        annotations: Path,
+        reuse: Sequence[Path],
+    ) -> None:
         self.rows = rows
         self.filters = {folder_name(filter_): filter_ for filter_ in filters}
-        self.stores = {name: prepare(filter_, rows, annotations, reuse) for name, filter_ in self.filters.items()}
+        self.stores = {
+            name: prepare(filter_, rows, annotations, reuse, asked=asked.get(name)) for name, filter_ in self.filters.items()
+        }
         for store in self.stores.values():
             store.reopen_damaged()
         self.missing = {
@@ -149,17 +158,25 @@ def annotate(
     if out is None:
         assert isinstance(examples, Examples), "a RowStore has its folder; pass it as out"
         return _lazily(examples, filters)
-    out = Path(out)
+    with _fs.run_folder(Path(out)):
+        return _annotate_into(Path(out), examples, filters, reuse, shard_rows)
+
+
+def _annotate_into(
+    out: Path, examples: Examples | RowStore, filters: Sequence[Filter], reuse: Sequence[Path], shard_rows: int
+) -> Annotations:
     rows = examples if isinstance(examples, RowStore) else commit_rows(examples, out / "rows", shard_rows=shard_rows)
-    filters = [filter_.fit(rows) if filter_.needs_corpus() else filter_ for filter_ in filters]
-    job = _Job(rows, in_order(filters), out / "annotations", reuse)
+    fitted = [filter_.fit(rows) if filter_.needs_corpus() else filter_ for filter_ in filters]
+    # A fitted filter's parameters hold what it learnt; a recipe knows it by what was asked for.
+    asked = {folder_name(done): filter_.model_dump(mode="json") for done, filter_ in zip(fitted, filters, strict=True)}
+    job = _Job(rows, in_order(fitted), asked, out / "annotations", reuse)
     pending = job.pending()
     if pending:
         _run(job, pending)
     for store in job.stores.values():
         if not store.is_complete:
             store.finish()
-    return Annotations(rows, [job.stores[folder_name(filter_)] for filter_ in filters])
+    return Annotations(rows, [job.stores[folder_name(filter_)] for filter_ in fitted])
 
 
 def _run(job: _Job, pending: list[Shard]) -> None:

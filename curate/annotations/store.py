@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
-from curate.errors import RecipeError
+from curate.errors import CurateError, RecipeError
 from curate.examples import stable_hash
 from curate.filters import Filter, Scores, Unscored
-from curate.filters.base import REASON
+from curate.filters.base import REASON, source_facts
+from curate.likelihood import model_identity
+from curate.recipes.schema import TARGET
 from curate.rows import RowStore, Shard
 
 if TYPE_CHECKING:
@@ -149,28 +151,70 @@ class Annotations:
         return {name: self._choose(filter_, model) for name, filter_ in filters.items()}
 
     def _choose(self, filter_: Filter, model: str | None) -> AnnotationStore:
-        same_filter = [store for store in self.stores if store.filter_name == filter_.name]
-        wanted = filter_.model_dump(mode="json")
-        # What a recipe leaves open (the model, and how the run looked at it) may be anything; what it says must agree.
-        said = filter_.model_fields_set - {"model"}
-        open_keys = set(filter_.described_by_identity) - said
-        found = [
-            store
-            for store in same_filter
-            if store.plan["fingerprint"]["version"] == filter_.version
-            and all(store.plan["parameters"].get(key) == value for key, value in wanted.items() if key not in open_keys)
-            and (model is None or store.plan["parameters"].get("model") in (None, model))
-        ]
+        named = getattr(filter_, "model", TARGET)
+        wanted_model = model if named == TARGET else named
+        fitting = [store for store in self.stores if store.filter_name == filter_.name and _fits(store, filter_)]
+        found = [store for store in fitting if wanted_model is None or _is_of_model(store, wanted_model, filter_)]
         if len(found) == 1:
             return found[0]
-        there = ", ".join(sorted({str(store.plan["parameters"].get("model", store.folder.name)) for store in same_filter}))
+        where = self.rows.folder.parent
         if not found:
+            there = sorted({str(store.plan["parameters"].get("model", store.folder.name)) for store in fitting})
             raise RecipeError(
-                f"{self.rows.folder.parent}: no scores of {filter_.name} with these parameters"
-                + (f" (there are some of {there})" if there else "")
+                f"{where}: no scores of {filter_.name} with these parameters"
+                + (f" of {wanted_model} (there are some of {', '.join(there)})" if there and wanted_model else "")
                 + "; run `curate annotate` with this recipe first"
             )
-        raise RecipeError(f"{self.rows.folder.parent}: {filter_.name} has scores of several models ({there}); pass --model")
+        differing = {
+            key: [store.plan["parameters"].get(key) for store in found]
+            for key in found[0].plan["parameters"]
+            if len({str(store.plan["parameters"].get(key)) for store in found}) > 1
+        }
+        if set(differing) == {"model"}:
+            raise RecipeError(
+                f"{where}: {filter_.name} has scores of several models ({_listed(differing['model'])}); pass --model"
+            )
+        if differing:
+            key = next(key for key in differing if key != "model")
+            raise RecipeError(
+                f"{where}: {filter_.name} has scores with several values of {key} ({_listed(differing[key])}); "
+                f"say which in the recipe, such as `{filter_.name}: {{{key}: {differing[key][0]}}}`"
+            )
+        names = ", ".join(store.folder.name for store in found)
+        raise RecipeError(f"{where}: {names} differ only in what was loaded (weights or code changed); remove the one not meant")
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(sorted({str(value) for value in values}))
+
+
+def _fits(store: AnnotationStore, filter_: Filter) -> bool:
+    """Whether the scores are of this filter as the recipe asks for it; what it leaves open may be anything."""
+    fingerprint, parameters = store.plan["fingerprint"], store.plan["parameters"]
+    open_keys = set(filter_.described_by_identity) - (filter_.model_fields_set - {"model"}) | {"model"}
+    return (
+        fingerprint["version"] == filter_.version
+        and all(fingerprint.get(key) == value for key, value in source_facts(type(filter_)).items())
+        and all(parameters.get(key) == value for key, value in filter_.model_dump(mode="json").items() if key not in open_keys)
+    )
+
+
+def _is_of_model(store: AnnotationStore, model: str, filter_: Filter) -> bool:
+    """Whether the scores are of the model at this place, as it is there now; where it is gone, of that name."""
+    scored = _model_facts(store.plan["fingerprint"])
+    if scored is None:
+        return True  # the filter asks no model
+    try:
+        return bool(model_identity(model, getattr(filter_, "revision", None)) == scored)
+    except CurateError:
+        return bool(store.plan["parameters"].get("model") == model)
+
+
+def _model_facts(fingerprint: Mapping[str, Any]) -> Any:
+    """What the fingerprint of a filter, or of the filters it derives from, says of the model."""
+    if "model" in fingerprint:
+        return fingerprint["model"]
+    return next((facts for needed in fingerprint.get("depends", {}).values() if (facts := _model_facts(needed))), None)
 
 
 def load_annotations(out: str | Path) -> Annotations:

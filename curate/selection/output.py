@@ -1,6 +1,7 @@
 """selection/: kept rows ready for TRL, a ledger of every decision, the report, and the lock that pins it all."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curate import _fs
-from curate.annotations import struct_type_of
+from curate.annotations import MANIFEST, struct_type_of
+from curate.annotations.store import PLAN
+from curate.errors import RecipeError
 from curate.examples import stable_hash
 from curate.recipes.schema import Order, Recipe, Sample
 from curate.rows import FACTS, RowStore, Shard
@@ -22,14 +25,25 @@ if TYPE_CHECKING:
 
 PART_ROWS = 50_000
 """Kept rows per file."""
-_OURS = ("prompt", "completion", "row", "id", "source", "gold", "tests")
+_OURS = ("prompt", "completion", "row", "id", "source", "gold", "tests", "group")
+_TRL = (
+    "text", "messages", "conversations", "chosen", "rejected", "tools", "chat_template_kwargs", "image", "images", "input_ids",
+    "labels", "completion_mask", "assistant_masks", "seq_lengths", "position_ids", "attention_mask",
+)  # fmt: skip
+"""Columns that SFTTrainer (trl 1.16) acts on: a user's `text` would get the EOS that belongs to the completion."""
 _PACKAGES = ("curate-sft", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "tokenizers", "pyarrow", "numpy")
 
 
 def save_selection(selection: Selection, report: SelectionReport, out: Path) -> dict[str, Any]:
     """Write `selection/` beside the rows, replacing an earlier one only when the new is complete; returns the lock."""
+    with _fs.run_folder(out):
+        return _save(selection, report, out)
+
+
+def _save(selection: Selection, report: SelectionReport, out: Path) -> dict[str, Any]:
     target = out / "selection"
     new = out / f"{_fs.TEMPORARY}selection"
+    shutil.rmtree(new, ignore_errors=True)  # of a save that an exception ended in this process
     _fs.make_folder(new / "kept")
     parts = _write_kept(selection, new / "kept")
     ledger = _write_ledger(selection, new / "ledger.parquet")
@@ -46,12 +60,12 @@ def save_selection(selection: Selection, report: SelectionReport, out: Path) -> 
     assert decision["kept_rows"] == report.kept, "rows decided to be kept and rows written differ"
     _fs.commit_json(new / "selection.json", decision)
     _fs.replace_folder(new, target)
-    lock = _lock(selection, decision)
+    lock = _lock(selection, decision, out)
     _fs.commit_json(out / "lock.json", lock)
     return lock
 
 
-def _lock(selection: Selection, decision: Mapping[str, Any]) -> dict[str, Any]:
+def _lock(selection: Selection, decision: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Everything that has to be equal for the same rows to be kept again."""
     frame, recipe = selection.frame, selection.recipe
     return {
@@ -67,7 +81,16 @@ def _lock(selection: Selection, decision: Mapping[str, Any]) -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "seeds": _seeds(recipe),
         "kept": {"rows": decision["kept_rows"], "hash": decision["kept_hash"]},
+        "files": {path.relative_to(out).as_posix(): _fs.sha256(path) for path in _pinned(selection, out)},
     }
+
+
+def _pinned(selection: Selection, out: Path) -> Iterator[Path]:
+    """The small files that say what the large ones must be."""
+    yield selection.frame.rows.folder / MANIFEST
+    for store in selection.frame.stores.values():
+        yield from (store.folder / name for name in (PLAN, MANIFEST))
+    yield out / "selection" / "selection.json"
 
 
 def _seeds(recipe: Recipe) -> dict[str, int]:
@@ -112,7 +135,8 @@ def _is_conversational(selection: Selection) -> bool:
     for store in selection.frame.stores.values():
         if "conversational" in store.plan["settings"]:
             return bool(store.plan["settings"]["conversational"])
-    return selection.frame.rows.conversational
+    # Strings hold one turn each: a system message, or an earlier turn, asks for message lists.
+    return selection.frame.rows.conversational or selection.frame.rows.manifest["most_messages"] > 2
 
 
 def _in_input_order(rows: RowStore, kept: Bools) -> "Iterator[pa.Table]":
@@ -145,7 +169,8 @@ def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str |
     """Rows as SFTTrainer takes them: prompt and completion, then row, then of id, source, gold and tests what there is, then the
     user's columns.
 
-    A user's column whose name is one of ours becomes `source_NAME`. `rest` names the column of what has no one type.
+    A user's column whose name is one of ours, or one that SFTTrainer acts on, becomes `source_NAME`. `rest` names the
+    column of what has no one type.
     """
     import pyarrow as pa
 
@@ -154,7 +179,7 @@ def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str |
     columns: dict[str, Any] = {"prompt": prompt, "completion": completion}
     columns |= {name: table[name] for name in _OURS[2:] if name in table.column_names}
     for name, values in _extra_columns(table, extra, rest).items():
-        free = f"source_{name}" if name in _OURS else name
+        free = f"source_{name}" if name in _OURS + _TRL else name
         while free in columns:
             free = f"source_{free}"
         columns[free] = values
@@ -164,6 +189,7 @@ def trl_ready(table: "pa.Table", extra: Mapping[str, "pa.DataType"], rest: str |
 def split_messages(messages: "pa.ListArray", *, conversational: bool) -> "tuple[pa.Array, pa.Array]":
     """Prompt and completion of conversations: lists of messages, or the contents of two-message rows as strings."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     offsets = messages.offsets.to_numpy()
     flat = messages.flatten()
@@ -177,12 +203,16 @@ def split_messages(messages: "pa.ListArray", *, conversational: bool) -> "tuple[
         )
         completion = pa.ListArray.from_arrays(pa.array(np.arange(len(last) + 1), pa.int32()), flat.take(pa.array(last)))
         return prompt, completion
+    several = int((last - offsets[:-1] > 1).sum())
+    if several:
+        raise RecipeError(
+            f"{several:,} kept rows are conversations of several turns, and the model has no chat template to train them with; "
+            "pass --chat-template, or set `unscored: drop`"
+        )
     content = flat.field("content")
-    texts = [
-        "\n".join(content[start:end].to_pylist()) if end - start != 1 else content[start].as_py()
-        for start, end in zip(offsets[:-1].tolist(), last.tolist(), strict=True)
-    ]
-    return pa.array(texts, pa.string()), content.take(pa.array(last))
+    has_prompt = last > offsets[:-1]
+    prompts = content.take(pa.array(np.where(has_prompt, offsets[:-1], 0)))
+    return pc.if_else(pa.array(has_prompt), prompts, ""), content.take(pa.array(last))
 
 
 def _extra_columns(table: "pa.Table", types: Mapping[str, "pa.DataType"], rest: str | None) -> "dict[str, pa.Array]":
