@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curate.annotations import Annotations
 from curate.errors import InputError, RecipeError
-from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order, Recipe, Sample, Step
+from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order, Ranking, Recipe, Sample, Step
 from curate.selection.frame import Bools, Floats, Frame, Ints
 
 if TYPE_CHECKING:
@@ -32,11 +32,19 @@ class StepResult:
     unscored: int = 0
     groups: dict[str, int] = field(default_factory=dict)
     """Rows by the group that they were ranked in."""
+    margin: Floats | None = None
+    """Signed distance of every row to the step's cut, in the unit of its field: never negative where the row passed, never
+    positive where it did not; nan for rows that were not measured, and in groups that lost no row. None: it measures nothing."""
+    alternatives: int | None = None
+    """Ranked rows whose prompt has another ranked row; None where the step does not rank within prompts."""
 
 
 @dataclass
 class Selection:
-    """The decision about every row."""
+    """The decision about every row.
+
+    Margins are kept per step, since each has its own unit; `margin` picks for every row the one that tells of its decision.
+    """
 
     recipe: Recipe
     frame: Frame
@@ -44,8 +52,6 @@ class Selection:
     """-1: kept; else the index of the step that rejected the row."""
     for_being_unscored: Bools
     """Rejected because the step's field is null and the recipe says `unscored: drop`."""
-    margin: Floats
-    """Signed distance to the cut of the step that last ranked or tested the row: positive is kept; nan where there is none."""
     steps: list[StepResult]
     order: Ints
     """Kept rows in the order in which they are written."""
@@ -54,6 +60,25 @@ class Selection:
     def kept(self) -> Bools:
         """Which rows are kept."""
         return np.equal(self.rejected_by, KEPT)
+
+    @property
+    def ranking(self) -> int | None:
+        """Index of the last step that ranks: its field and margins say what stands near the cut. None where none ranks."""
+        return max((at for at, step in enumerate(self.recipe.steps) if isinstance(step, Ranking)), default=None)
+
+    @cached_property
+    def margin(self) -> Floats:
+        """One margin per row: of the step that rejected it; for kept rows of the last ranking, else of the last bounds.
+
+        nan where that step did not measure the row, as when it drew at random or found no value.
+        """
+        measured = {at: result.margin for at, result in enumerate(self.steps) if result.margin is not None}
+        last = max(measured, default=None) if self.ranking is None else self.ranking
+        margin = np.full(self.frame.count, np.nan)
+        for at, of_step in measured.items():
+            mine = (self.rejected_by == at) | (self.kept & (at == last))
+            margin[mine] = of_step[mine]
+        return margin
 
     @cached_property
     def report(self) -> "SelectionReport":
@@ -87,7 +112,7 @@ def select(annotations: Annotations, recipe: Recipe, *, model: str | None = None
         state.apply(index, step)
     if not state.alive.any():
         raise InputError(f"{recipe.name}: nothing is left after `{recipe.steps[-1]}`; {_waterfall(state.results)}")
-    return Selection(recipe, state.frame, state.rejected_by, state.for_being_unscored, state.margin, state.results, state.order())
+    return Selection(recipe, state.frame, state.rejected_by, state.for_being_unscored, state.results, state.order())
 
 
 def _waterfall(results: Sequence[StepResult]) -> str:
@@ -102,7 +127,6 @@ class _State:
         self.alive = np.ones(frame.count, dtype=bool)
         self.rejected_by = np.full(frame.count, KEPT, dtype=np.int16)
         self.for_being_unscored = np.zeros(frame.count, dtype=bool)
-        self.margin = np.full(frame.count, np.nan)
         self.results: list[StepResult] = []
         self._order: Ints | None = None
 
@@ -134,15 +158,17 @@ class _State:
             self.alive &= ~without
             self.for_being_unscored |= without
             return
-        filter_name = name.partition(".")[0]
-        reasons = self.frame.reasons(filter_name)
-        found = reasons.values[without & reasons.valid]
-        names, counts = np.unique(found.astype(str), return_counts=True) if len(found) else (np.array([]), np.array([]))
-        said = ", ".join(f"{count:,} {reason}" for reason, count in zip(names, counts, strict=True)) or "null for these rows"
         raise RecipeError(
-            f"{self.recipe.name}: {result.unscored:,} of {result.before:,} rows have no {name} ({said}); "
+            f"{self.recipe.name}: {result.unscored:,} of {result.before:,} rows have no {name} ({self._why(name, without)}); "
             "set `unscored: drop` or `keep`"
         )
+
+    def _why(self, name: str, rows: Bools) -> str:
+        """Reasons of unscored rows, counted."""
+        reasons = self.frame.reasons(name.partition(".")[0])
+        found = reasons.values[rows & reasons.valid]
+        names, counts = np.unique(found.astype(str), return_counts=True) if len(found) else (np.array([]), np.array([]))
+        return ", ".join(f"{count:,} {reason}" for reason, count in zip(names, counts, strict=True)) or "null for these rows"
 
     def _deduplicate(self, step: Deduplicate, result: StepResult) -> None:
         codes = self.frame.codes("content_key")
@@ -155,22 +181,32 @@ class _State:
     def _drop(self, step: Drop, result: StepResult) -> None:
         out, margin, valid = dropped(self.frame, step)
         self._unscored(step.field, valid, result)
-        touched = self.alive & valid
-        self.margin[touched] = margin[touched]
+        if step.measures:
+            result.margin = np.where(self.alive, margin, np.nan)
         self.alive &= ~out
 
     def _rank(self, step: Keep | BestOf, result: StepResult) -> None:
         column = self.frame.column(step.field)
+        if self.alive.any() and not (self.alive & column.valid).any():
+            # Whatever `unscored` says: a ranking that ranks nothing would pass for a selection.
+            raise RecipeError(
+                f"{self.recipe.name}: not one of {result.before:,} rows has {step.field} ({self._why(step.field, self.alive)}), "
+                f"so `{step.word}` cannot rank"
+            )
         self._unscored(step.field, column.valid, result)
         # Ascending keys are better, whichever end is asked for; the sort is stable, so ties go to the earlier row.
         sign = 1.0 if step.lowest else -1.0
         ranked = np.flatnonzero(self.alive & column.valid)
-        self._keep_best(ranked, sign * column.values[ranked], step.within, step.amount.of, result, is_measured=True)
+        result.margin = np.full(self.frame.count, np.nan)
+        if "prompt" in step.within:
+            _, prompt, sizes = np.unique(self.frame.group("prompt")[ranked], return_inverse=True, return_counts=True)
+            result.alternatives = int((sizes[prompt] >= 2).sum())
+        self._keep_best(ranked, sign * column.values[ranked], step.within, step.amount.of, result)
 
     def _sample(self, step: Sample, result: StepResult) -> None:
         rows = np.flatnonzero(self.alive)
         keys = random_keys(rows, step.seed)
-        self._keep_best(rows, keys, step.within, step.keep.of, result, is_measured=False)
+        self._keep_best(rows, keys, step.within, step.keep.of, result)
 
     def _keep_best(
         self,
@@ -179,8 +215,6 @@ class _State:
         within: Sequence[str],
         amount: Callable[[int], int],
         result: StepResult,
-        *,
-        is_measured: bool,
     ) -> None:
         """Reject all but the first `amount` of each group. A row alone in its group is regrouped by the next in the list."""
         left = np.arange(len(rows))
@@ -194,11 +228,14 @@ class _State:
                 here = np.ones_like(here)
             if here.any():
                 result.groups[name] = int(here.sum())
-                self._cut(rows[left[here]], keys[left[here]], inverse[here], amount, is_measured=is_measured)
+                self._cut(rows[left[here]], keys[left[here]], inverse[here], amount, result.margin)
             left = left[~here]
 
-    def _cut(self, rows: Ints, keys: npt.NDArray[Any], groups: Ints, amount: Callable[[int], int], *, is_measured: bool) -> None:
-        ranks = tied_ranks(keys, groups) if is_measured else keys
+    def _cut(
+        self, rows: Ints, keys: npt.NDArray[Any], groups: Ints, amount: Callable[[int], int], margins: Floats | None
+    ) -> None:
+        """Reject all but the first of each group; `margins` is None where keys are no measurement, else it is filled."""
+        ranks = keys if margins is None else tied_ranks(keys, groups)
         order = np.lexsort((rows, ranks, groups))  # by group, then key, then row
         rows, keys, groups = rows[order], keys[order], groups[order]
         starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
@@ -207,12 +244,14 @@ class _State:
         place = np.arange(len(rows)) - np.repeat(starts, sizes)
         is_kept = place < np.repeat(kept, sizes)
         self.alive[rows[~is_kept]] = False
-        if is_measured:
+        if margins is not None:
             cut = sizes > kept  # groups from which a row is rejected: the others have no cut to be near to
             last = keys[np.minimum(starts + kept - 1, len(rows) - 1)]
             first_out = keys[np.minimum(starts + kept, len(rows) - 1)]
-            margin = np.where(is_kept, np.repeat(first_out, sizes) - keys, np.repeat(last, sizes) - keys)
-            self.margin[rows] = np.where(np.repeat(cut, sizes), margin, np.nan)
+            # Among tied keys the row number decides, so a kept key may be the worse one by a rounding: its margin is 0.
+            room = np.maximum(np.repeat(first_out, sizes) - keys, 0.0)
+            margin = np.where(is_kept, room, np.minimum(np.repeat(last, sizes) - keys, 0.0))
+            margins[rows] = np.where(np.repeat(cut, sizes), margin, np.nan)
 
     def _arrange(self, step: Order, result: StepResult) -> None:
         if step.field is None:
