@@ -114,7 +114,7 @@ def independent_nll(rows: list[Row], model_name: str) -> list[float | None]:
     return found
 
 
-def independent_selection(rows: list[Row], nll: list[float | None], tokens: list[int]) -> set[int]:
+def independent_selection(rows: list[Row], nll: list[float | None]) -> set[int]:
     """familiarity-top50 from its description: deduplicate, drop known mistakes, keep the familiar half of each group."""
     from curate.examples import Example
     from curate.filters import known_filters
@@ -129,11 +129,11 @@ def independent_selection(rows: list[Row], nll: list[float | None], tokens: list
         seen.add(pair)
         if not errors.score(Example(turns, gold=row["gold"]))["fatal"]:  # type: ignore[arg-type,index]
             alive.append(number)
-    ordered = sorted(count for count, value in zip(tokens, nll, strict=True) if value is not None)
+    ordered = sorted(len(row["response"]) for row in rows)
     rank = {count: ordered.index(count) for count in set(ordered)}
     keys: list[Key] = [
         lambda at: rows[at]["prompt"],
-        lambda at: (rows[at]["source"], 10 * rank[tokens[at]] // len(ordered)),
+        lambda at: (rows[at]["source"], 10 * rank[len(rows[at]["response"])] // len(ordered)),
         lambda at: rows[at]["source"],
         lambda at: None,
     ]
@@ -173,9 +173,8 @@ def compare(data: Path, model: str, out: Path) -> dict[str, Any]:
     ledger = pq.read_table(out / "selection" / "ledger.parquet").to_pylist()
     nll = independent_nll(rows, model)
     ours = [entry["perplexity"]["content_nll"] for entry in ledger]
-    tokens = [entry["perplexity"]["content_tokens"] or 0 for entry in ledger]
     kept = {entry["row"] for entry in ledger if entry["decision"] == "kept"}
-    expected = independent_selection(rows, nll, tokens)
+    expected = independent_selection(rows, nll)
     both = [(a, b) for a, b in zip(ours, nll, strict=True) if a is not None and b is not None]
     return {
         "rows": len(rows),

@@ -1,6 +1,6 @@
 """Recipes: validated YAML that says which filters score and which steps decide. Data, never code."""
 
-from curate.recipes.loading import load_recipe, shipped_recipes
+from curate.recipes.loading import load_recipe
 from curate.recipes.schema import (
     Amount,
     BestOf,
@@ -11,6 +11,7 @@ from curate.recipes.schema import (
     Recipe,
     Sample,
     Step,
+    shipped_recipes,
 )
 
 __all__ = [

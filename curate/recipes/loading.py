@@ -1,5 +1,6 @@
 """From a name or a file to a Recipe. YAML 1.2, no tags, no aliases, bounded in size."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,23 +8,17 @@ from pydantic import ValidationError
 
 from curate.errors import RecipeError, near_miss
 from curate.filters.base import first_complaint
-from curate.recipes.schema import Recipe
+from curate.recipes.schema import FOLDER, Recipe, shipped_recipes
 
 MOST_BYTES = 1 << 20
 MOST_NODES = 10_000
 MOST_BRACKETS = 500
-_FOLDER = Path(__file__).parent
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The packaged recipes by name."""
-    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
 def load_recipe(name: str | Path) -> Recipe:
     """A shipped recipe by name, or a recipe from a YAML file. Raises RecipeError naming file, key and nearest valid word."""
     path = _find(str(name))
-    where = str(name) if path.parent != _FOLDER else f"recipe {path.stem}"
+    where = str(name) if path.parent != FOLDER else f"recipe {path.stem}"
     data = read_yaml(path, where)
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
@@ -31,11 +26,16 @@ def load_recipe(name: str | Path) -> Recipe:
     try:
         recipe = Recipe(**data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {first_complaint(error, Recipe.model_fields)}") from error
+        raise RecipeError(f"{where}: {_counted_from_one(first_complaint(error, Recipe.model_fields))}") from error
     except TypeError as error:  # a key that is no string
         raise RecipeError(f"{where}: keys must be words ({error})") from error
     recipe.check_filters(where)
     return recipe
+
+
+def _counted_from_one(complaint: str) -> str:
+    """`steps.0` as people and `curate check` count: step 1."""
+    return re.sub(r"^steps\.(\d+)", lambda found: f"step {int(found[1]) + 1}", complaint)
 
 
 def _find(name: str) -> Path:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -25,6 +26,14 @@ Group = Literal["prompt", "stratum", "source", "dataset"]
 Policy = Literal["keep", "drop", "error"]
 TARGET = "target"
 """Written for a filter's `model`, it stands for the model of the run."""
+ARMS = ("random-clean", "random", "full", "base", "longest", "reverse")
+"""What a trial can compare with, beside `source:NAME` and the shipped recipes."""
+FOLDER = Path(__file__).parent
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The packaged recipes by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
 class Settings(BaseModel):
@@ -57,7 +66,7 @@ class Amount(Settings):
 
     @classmethod
     def parse(cls, value: Any) -> Any:
-        """`50%`, 0.5 (a share) or 500 (a count)."""
+        """`50%`, 0.5 (a share) or 500 (a count). 1.0 is refused: it can be meant as all rows and as one."""
         if isinstance(value, Amount):
             return value
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -87,6 +96,8 @@ def _share(text: str) -> Fraction:
     found = _SHARE.fullmatch(text.removeprefix("-"))
     if found is None:
         raise ValueError("must be a share such as 50% or a count such as 500")
+    if not found[2] and "/" not in text and Fraction(found[1]) == 1:
+        raise ValueError(f"{text} may be all rows or one row: write 100% or 1")
     return Fraction(found[1]) / (100 if found[2] else 1) * (-1 if text.startswith("-") else 1)
 
 
@@ -105,6 +116,11 @@ class Step(Settings):
     def fields(self) -> Sequence[str]:
         """The `filter.output` fields that the step reads."""
         return ()
+
+    @property
+    def measures(self) -> bool:
+        """Whether rows have a distance to the step's cut."""
+        return False
 
 
 class Deduplicate(Step):
@@ -139,11 +155,18 @@ class Drop(Step):
         """The one field."""
         return (self.field,)
 
+    @property
+    def measures(self) -> bool:
+        """By its bounds."""
+        return self.is_ is None
+
     def __str__(self) -> str:
         if self.is_ is not None:
             return f"drop {self.field} is {str(self.is_).lower() if isinstance(self.is_, bool) else self.is_}"
-        bounds = [f"{word} {value:g}" for word, value in (("above", self.above), ("below", self.below)) if value is not None]
-        return f"drop {self.field} {' or '.join(bounds)}"
+        # Every digit: two steps whose bounds differ in the seventh are two steps.
+        bounds = {"above": self.above, "below": self.below}
+        said = [f"{word} {repr(value).removesuffix('.0')}" for word, value in bounds.items() if value is not None]
+        return f"drop {self.field} {' or '.join(said)}"
 
 
 class Ranking(Step):
@@ -172,6 +195,11 @@ class Ranking(Step):
     def fields(self) -> Sequence[str]:
         """The one field."""
         return (self.field,)
+
+    @property
+    def measures(self) -> bool:
+        """By the rows on either side of the cut."""
+        return True
 
     def __str__(self) -> str:
         end = "lowest" if self.lowest else "highest"
@@ -255,6 +283,14 @@ class TrialSettings(Settings):
     """The control that the verdict is about."""
     against: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _arms_exist(self) -> Self:
+        known = {*ARMS, *shipped_recipes()}
+        for arm in (self.primary, *self.against):
+            if arm not in known and not re.fullmatch("source:.+", arm):
+                raise ValueError(f"unknown arm {arm!r}; {near_miss(arm, [*known, 'source:NAME'])}")
+        return self
+
 
 class Recipe(Settings):
     """A named way to choose rows: filters that score, steps that decide, what happens to unscored rows, which trial."""
@@ -287,28 +323,28 @@ class Recipe(Settings):
         for name in self.filters:
             if name not in known:
                 raise ValueError(f"unknown filter {name!r}; {near_miss(name, known, listing='installed')}")
-        for step in self.steps:
+        for number, step in enumerate(self.steps, 1):
             for field in step.fields():
-                self._check(field, step, known)
+                self._check(field, step, known, where=f"step {number}: {step.word}")
         return self
 
-    def _check(self, field: str, step: Step, known: Mapping[str, type[Filter]]) -> None:
+    def _check(self, field: str, step: Step, known: Mapping[str, type[Filter]], *, where: str) -> None:
         name, _, output = field.partition(".")
         if name not in self.filters:
             raise ValueError(
-                f"{step.word} reads {field!r}, but the recipe lists no filter {name!r}; "
+                f"{where} reads {field!r}, but the recipe lists no filter {name!r}; "
                 f"{near_miss(name, self.filters, listing='it lists')}"
             )
         outputs = known[name].outputs
         if output not in outputs:
-            raise ValueError(f"{step.word} reads {field!r}; {near_miss(output, outputs, listing=f'{name} gives')}")
+            raise ValueError(f"{where} reads {field!r}; {near_miss(output, outputs, listing=f'{name} gives')}")
         kind = outputs[output]
         if isinstance(step, Drop) and step.is_ is not None:
             wanted = {"bool": bool, "string": str}.get(kind)
             if wanted is None or not isinstance(step.is_, wanted):
-                raise ValueError(f"drop {field!r} is {step.is_!r}: the output is {kind}")
+                raise ValueError(f"{where} {field!r} is {step.is_!r}: the output is {kind}")
         elif kind not in ("float64", "int64"):
-            raise ValueError(f"{step.word} needs a number, {field!r} is {kind}")
+            raise ValueError(f"{where} needs a number, {field!r} is {kind}")
 
     @property
     def needs_model(self) -> bool:

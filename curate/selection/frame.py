@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 
 DECILES = 10
 LENGTH_FIELDS = ("perplexity.content_tokens", "entropy.content_tokens", "length.words")
-"""What `stratum` and the report measure length by: the first of these that is annotated, else characters."""
+"""What the report's mean lengths are in: the first of these that is annotated, else characters."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class Frame:
     def column(self, name: str) -> Column:
         """Values of `filter.output`, over all rows."""
         if name not in self._columns:
-            filter_name, _, output = name.partition(".")
+            filter_name = name.partition(".")[0]
             store = self.stores[filter_name]
             chunks = [_child(store.read(shard.index, [name])[filter_name]) for shard in store.shards]
             self._columns[name] = _column(chunks, store.plan["rows"]["count"])
-            assert output
         return self._columns[name]
 
     def reasons(self, filter_name: str) -> Column:
@@ -93,23 +92,30 @@ class Frame:
 
     @cached_property
     def length_field(self) -> str:
-        """The field that stands for length."""
+        """The field that the report's mean lengths are in."""
         return next((name for name in LENGTH_FIELDS if name.partition(".")[0] in self.stores), "characters")
 
     @cached_property
     def length(self) -> Column:
         """Length of every completion, in `length_field`'s unit."""
-        if self.length_field != "characters":
-            return self.column(self.length_field)
+        return self.characters if self.length_field == "characters" else self.column(self.length_field)
+
+    @cached_property
+    def characters(self) -> Column:
+        """Characters of every completion."""
         chunks = [chunk for shard in self.rows.shards for chunk in self.rows.read(shard, ["characters"])["characters"].chunks]
         return _column(chunks, self.count)
 
     @cached_property
     def decile(self) -> Ints:
-        """Decile of length over the data set, 0 to 9; equal lengths share one; rows without a length are in the first."""
-        known = np.sort(self.length.values[self.length.valid])
-        below = np.searchsorted(known, self.length.values, side="left")
-        return np.where(self.length.valid, below * DECILES // max(len(known), 1), 0).astype(np.int64)
+        """Decile of completion characters over the data set, 0 to 9; equal lengths share one.
+
+        Characters and not the target model's tokens, which the design names: a control that asks no model (`random50`,
+        `longest50`) has to draw in the very groups in which the recipe that it controls ranks.
+        """
+        values = self.characters.values
+        below = np.searchsorted(np.sort(values), values, side="left")
+        return (below * DECILES // max(len(values), 1)).astype(np.int64)
 
 
 def _child(column: "pa.ChunkedArray") -> "pa.Array":

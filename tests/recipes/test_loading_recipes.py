@@ -50,7 +50,8 @@ def step_complaint(tmp_path: Path, text: str) -> str:
         ("0.1", Fraction(1, 10), None),
         ("12.5 %", Fraction(1, 8), None),
         ("100%", Fraction(1), None),
-        ("1.0", Fraction(1), None),
+        ("0.99", Fraction(99, 100), None),
+        ("1/1", Fraction(1), None),
         ("1e-4", Fraction(1, 10000), None),
         ("1e-3%", Fraction(1, 100000), None),
         ("500", None, 500),
@@ -188,6 +189,9 @@ def test_a_file_that_is_no_recipe_says_what_is_wrong(tmp_path: Path, text: str |
         ("keep: {field: length.words, lowest: 0.0}", "above 0 %"),
         ("keep: {field: length.words, lowest: -5%}", "above 0 %"),
         ("keep: {field: length.words, lowest: 150%}", "at most 100 %"),
+        ("keep: {field: length.words, lowest: 1.0}", "write 100% or 1"),
+        ("keep: {field: length.words, lowest: '1'}", "write 100% or 1"),
+        ("keep: {field: length.words, lowest: 1e0}", "write 100% or 1"),
         ("keep: {field: length.words, lowest: 1.5}", "at most 100 %"),
         ("keep: {field: length.words, lowest: .nan}", "must be a share"),
         ("keep: {field: length.words, lowest: .inf}", "must be a share"),
@@ -215,6 +219,21 @@ def test_a_file_that_is_no_recipe_says_what_is_wrong(tmp_path: Path, text: str |
 )
 def test_a_step_that_cannot_be_meant_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     assert said in step_complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize("bad", ["keep: {field: length.words}", "drop: {field: length.wrods, above: 3}", "kepe: 3", "drop: 3"])
+def test_a_wrong_step_is_counted_as_check_counts(tmp_path: Path, bad: str) -> None:
+    assert ": step 2: " in complaint(tmp_path, f"{HEAD}steps:\n  - deduplicate: exact\n  - {bad}\n")
+
+
+@pytest.mark.parametrize("trial", ["{primary: foo}", "{primary: random, against: [foo]}", "{primary: 'source:'}"])
+def test_an_arm_that_does_not_exist_is_refused(tmp_path: Path, trial: str) -> None:
+    assert "unknown arm" in complaint(tmp_path, f"{HEAD}steps:\n  - deduplicate: exact\ntrial: {trial}\n")
+
+
+def test_sources_and_shipped_recipes_are_arms(tmp_path: Path) -> None:
+    found = load(tmp_path, f"{HEAD}steps:\n  - deduplicate: exact\ntrial: {{primary: longest50, against: ['source:gpt 4']}}\n")
+    assert (found.trial.primary, found.trial.against) == ("longest50", ("source:gpt 4",))
 
 
 def test_a_wrong_group_lists_the_right_ones(tmp_path: Path) -> None:
@@ -258,7 +277,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
 # Properties
 
 AMOUNTS = st.one_of(
-    st.integers(1, 10**6), st.integers(1, 1000).map(lambda n: f"{n / 10}%"), st.floats(0.001, 1).map(lambda x: round(x, 4))
+    st.integers(1, 10**6), st.integers(1, 1000).map(lambda n: f"{n / 10}%"), st.floats(0.001, 0.999).map(lambda x: round(x, 4))
 )
 GROUPS = st.lists(st.sampled_from(["prompt", "stratum", "source", "dataset"]), min_size=1, unique=True)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -330,6 +349,7 @@ def test_any_text_raises_nothing_but_recipe_errors(tmp_path: Path, text: str) ->
 
 def test_steps_are_written_out_in_words() -> None:
     assert str(Drop(field="a.b", above=0.5, below=-1)) == "drop a.b above 0.5 or below -1"
+    assert str(Drop(field="a.b", above=1.0000001)) == "drop a.b above 1.0000001"
     assert (
         str(Keep(field="a.b", lowest=Amount.parse("50%"), within=("prompt", "source")))
         == "keep a.b lowest 50% within prompt, source"

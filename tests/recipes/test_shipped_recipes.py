@@ -27,6 +27,15 @@ def test_a_recipe_says_what_it_does_and_why(shipped: Recipe) -> None:
     assert "arXiv:" in shipped.source
 
 
+def test_controls_draw_in_the_groups_of_what_they_control() -> None:
+    within = {name: load_recipe(name).steps[-1].within for name in ("random50", "longest50", "unfamiliar-top50")}  # type: ignore[attr-defined]
+    assert set(within.values()) == {load_recipe("familiarity-top50").steps[-1].within}  # type: ignore[attr-defined]
+
+
+def test_a_random_half_needs_no_scores() -> None:
+    assert not load_recipe("random50").filters
+
+
 def test_a_recipe_builds_its_filters(shipped: Recipe, tiny_model_dir: Path) -> None:
     built = shipped.build_filters({"model": str(tiny_model_dir)})
     assert built.keys() == shipped.filters.keys()
