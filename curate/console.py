@@ -1,5 +1,6 @@
 """Reports as text for a terminal. Text from data is shown, never obeyed: control characters are escaped."""
 
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from curate.inspection import Preview, Quote
     from curate.pipeline import RunResult
     from curate.selection import SelectionReport
+
+
+LEAST_TEXT = 12
+"""Columns of text are at least this wide, however narrow the terminal."""
 
 
 def plain(text: str, *, most: int | None = None, keep_newlines: bool = False) -> str:
@@ -34,12 +39,16 @@ def console() -> "Console":
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> Any:
+    """A table whose numbers stay whole: on a narrow terminal their headers and the text in the other columns wrap."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place >= numbers_from else "left", no_wrap=place >= numbers_from)
+        widest = max((len(row[place]) for row in rows), default=0)
+        is_number = place >= numbers_from
+        least = widest if is_number else min(widest, LEAST_TEXT)
+        table.add_column(header, justify="right" if is_number else "left", min_width=least)
     for row in rows:
         table.add_row(*row)
     return table
@@ -47,6 +56,10 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_fro
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -61,9 +74,9 @@ def show_run(result: "RunResult") -> None:
     out.print(_source_table(report))
     for line in closing_lines(report):
         out.print(line)
-    if report.dropped_examples:
-        out.print("\nexamples of what was dropped:")
-        _rows(out, report.dropped_examples, None)
+    for decision, examples in itertools.groupby(report.dropped_examples, lambda row: row.decision):
+        out.print(f"\nexamples of what was {decision}:")
+        _rows(out, list(examples), None)
     if report.borderline:
         out.print(f"\nclosest to the cut ({report.ranked_by}):")
         _rows(out, report.borderline, report.ranked_by)
@@ -120,13 +133,14 @@ def closing_lines(report: "SelectionReport") -> list[str]:
     """Refused and unscored rows, and what the selection mostly follows."""
     lines = []
     if report.refused:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
+        reasons = _counts(report.refused)
         lines.append(
             f"refused: {sum(report.refused.values()):,} unreadable rows ({plain(reasons)}), listed in rows/refused.parquet"
         )
     for name, reasons_ in report.unscored.items():
-        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons_.items())
-        lines.append(f"unscored by {name}: {plain(said)}")
+        lines.append(f"unscored by {name}: {plain(_counts(reasons_))}")
+    if report.truncated:
+        lines.append(f"truncated: {report.truncated:,} rows are longer than --max-length and scored on their beginning only")
     if report.explained_by_both is not None:
         lines.append(
             f"explained by length alone {_r2(report.explained_by_length)}, by source alone {_r2(report.explained_by_source)}, "
@@ -163,7 +177,7 @@ def show_explanation(entry: Mapping[str, Any]) -> None:
     )
     out.print(f"{entry['decision']}{how}, recipe {entry['recipe']}", style="bold")
     if entry["margin"] is not None:
-        out.print(f"margin {entry['margin']:+.6g} to the cut (positive: on the kept side)")
+        out.print(f"margin {entry['margin']:+.6g} in {entry['margin_of']} to the cut (positive: on the kept side)")
     if entry["fails"]:
         out.print(f"ruled out by: {'; '.join(entry['fails'])}")
     scores = [
@@ -201,14 +215,16 @@ def show_preview(preview: "Preview") -> None:
         out.print(f"the template adds to the prompt: {plain(preview.added_by_template)}", style="yellow")
     for row in preview.rows:
         tokens = "" if row.tokens is None else f", {row.tokens} tokens bear loss"
+        if row.unscored is not None:
+            tokens = f", not scored: {plain(row.unscored)}"
         flags = f" [{', '.join(row.flags)}]" if row.flags else ""
         out.print(f"\nrow {row.row}, source {plain(row.source or '-')}{tokens}{flags}", style="bold")
         text = Text()
         for segment in row.segments:
             shown = plain(segment.text, most=3000, keep_newlines=True)
-            if preview.template and segment.kind != "context":
+            if row.tokens is not None and segment.kind != "context":
                 shown = f"⟦{shown}⟧" if segment.kind == "content" else f"⟨{shown}⟩"
-            text.append(shown, styles[segment.kind])
+            text.append(shown, "" if row.unscored is not None else styles[segment.kind])
         out.print(text)
     for line in preview.refused:
         out.print(f"refused: {plain(line, most=200)}", style="yellow")
@@ -218,10 +234,12 @@ def show_quote(quote: "Quote") -> None:
     """The estimate, and what it rests on."""
     out = console()
     per_row = f"{quote.tokens_per_row:,.0f} a row in the sample, {quote.scored_tokens_per_row:,.0f} of them scored"
-    rate = f"{quote.tokens_per_second:,.0f} tokens/s on {quote.device}, {quote.dtype}"
+    rate = f"{quote.tokens_per_second:,.0f} tokens/s, scored or context, on {quote.device}, {quote.dtype}"
     out.print(f"rows            {quote.rows:,}" + (f" ({quote.refused:,} refused)" if quote.refused else ""))
     out.print(f"tokens          {quote.tokens:,} ({per_row})")
-    out.print(f"rate            {rate} (measured on {quote.sampled_rows} rows)")
+    out.print(f"rate            {rate} (measured on {quote.scorable_rows} rows)")
+    if quote.unscored:
+        out.print(f"unscored        {plain(_counts(quote.unscored))} of {quote.sampled_rows} sampled rows; they cost nothing")
     out.print(f"time            {duration(quote.seconds)}")
     if quote.memory_mb is not None:
         out.print(f"memory          {quote.memory_mb:,.0f} MB at the peak of the probe; it does not grow with the number of rows")

@@ -3,12 +3,14 @@
 import itertools
 import re
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from curate import progress
+from curate.errors import InputError
 from curate.examples import Example, Examples, Refused
 from curate.filters.likelihood import Likelihood
 from curate.likelihood import Rendered, Renderer
@@ -33,8 +35,10 @@ class PreviewRow:
     source: str | None
     segments: list[Segment]
     tokens: int | None
-    """Tokens that bear loss."""
+    """Tokens that bear loss; None without a model, and where the row cannot be scored."""
     flags: list[str]
+    unscored: str | None = None
+    """Why the model cannot score the row, which is then shown as it was read."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,13 @@ class Preview:
 
 
 def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3) -> Preview:
-    """The first rows, rendered and marked; without a model, as they were read."""
+    """The first rows, rendered and marked; without a model, as they were read. Raises InputError when none can be read."""
     records = list(itertools.islice(examples.records(), 200))
     chosen = [record for record in records if isinstance(record, Example)][:rows]
     refused = [f"{record.place}: {record.reason}: {record.detail}" for record in records if isinstance(record, Refused)]
+    if not chosen:
+        why = f"the first {len(refused)} are all refused: {refused[0]}" if refused else "it is empty"
+        raise InputError(f"{examples.name}: no row to show; {why}")
     renderer = likelihood.renderer() if likelihood else None
     shown = [_as_read(example) for example in chosen] if renderer is None else _rendered(renderer, chosen)
     return Preview(
@@ -68,7 +75,7 @@ def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3)
         rows=shown,
         refused=refused[:5],
         template=None if renderer is None else "chat template" if renderer.is_chat else "plain concatenation",
-        added_by_template=None if renderer is None or not chosen else _added(renderer, chosen[0]),
+        added_by_template=None if renderer is None else _added(renderer, chosen[0]),
     )
 
 
@@ -81,7 +88,7 @@ def _rendered(renderer: Renderer, examples: list[Example]) -> list[PreviewRow]:
     rows = []
     for example, result in zip(examples, renderer.render(examples), strict=True):
         if not isinstance(result, Rendered):
-            rows.append(PreviewRow(example.row, example.source, _as_read(example).segments, None, [result.reason]))
+            rows.append(replace(_as_read(example), unscored=result.reason))
             continue
         first, end = result.content
         parts = [
@@ -110,11 +117,18 @@ def _added(renderer: Renderer, example: Example) -> str | None:
 
 @dataclass(frozen=True)
 class Quote:
-    """What scoring would cost here: counted rows, estimated tokens, a measured rate."""
+    """What scoring would cost here: counted rows, estimated tokens, a measured rate.
+
+    Tokens are all that the model reads, context and scored, of the rows that it can score.
+    """
 
     rows: int
     refused: int
     sampled_rows: int
+    scorable_rows: int
+    """Of the sampled ones."""
+    unscored: dict[str, int]
+    """The others, by reason."""
     tokens_per_row: float
     scored_tokens_per_row: float
     tokens: int
@@ -131,11 +145,21 @@ class Quote:
 
 
 def quote(examples: Examples, likelihood: Likelihood) -> Quote:
-    """Count the rows, tokenise a random sample of them, time the model on it, and scale up."""
+    """Count the rows, tokenise a random sample of them, time the model on it, and scale up.
+
+    Raises InputError when there is no row, or none of the sample can be scored.
+    """
     sample, rows, refused = _reservoir(examples)
-    rendered = [row for row in likelihood.renderer().render(sample) if isinstance(row, Rendered)]
-    lengths = np.array([len(row.input_ids) for row in rendered] or [0])
-    scored = np.array([len(row.input_ids) - row.start for row in rendered] or [0])
+    if not sample:
+        raise InputError(f"{examples.name}: no row to score" + (f"; {refused:,} are refused" if refused else ""))
+    results = likelihood.renderer().render(sample)
+    rendered = [row for row in results if isinstance(row, Rendered)]
+    unscored = dict(Counter(row.reason for row in results if not isinstance(row, Rendered)).most_common())
+    if not rendered:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in unscored.items())
+        raise InputError(f"{examples.name}: the model can score none of {len(sample)} sampled rows ({reasons})")
+    lengths = np.array([len(row.input_ids) for row in rendered])
+    scored = np.array([len(row.input_ids) - row.start for row in rendered])
     settings = likelihood.freeze()
     bound = likelihood.frozen(settings)
     engine = bound.engine()
@@ -148,16 +172,18 @@ def quote(examples: Examples, likelihood: Likelihood) -> Quote:
         done += int(lengths[at : at + 16].sum())
         if seconds > PROBE_SECONDS:
             break
-    total = int(lengths.mean() * rows)
+    total = int(lengths.mean() * rows * len(rendered) / len(sample))
     rate = done / seconds if seconds else 0.0
     return Quote(
         rows=rows,
         refused=refused,
         sampled_rows=len(sample),
+        scorable_rows=len(rendered),
+        unscored=unscored,
         tokens_per_row=float(lengths.mean()),
         scored_tokens_per_row=float(scored.mean()),
         tokens=total,
-        rows_truncated=sum(row.truncated for row in rendered) / max(len(rendered), 1),
+        rows_truncated=sum(row.truncated for row in rendered) / len(rendered),
         tokens_per_second=rate,
         seconds=total / rate if rate else 0.0,
         memory_mb=_peak_memory_mb(settings["device"]),

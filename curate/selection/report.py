@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curate.filters import known_filters
 from curate.recipes.schema import Deduplicate, Drop, Ranking, Sample
 from curate.selection.frame import Bools, Floats, Frame, Ints
 from curate.selection.steps import Selection
@@ -16,6 +17,7 @@ MOSTLY = 0.5
 LOUD_SHARE = 0.1
 LOUD_SOURCE = 0.5
 FEW_ALTERNATIVES = 0.2
+MANY_TRUNCATED = 0.05
 SHOWN = 5
 
 
@@ -64,6 +66,8 @@ class SelectionReport:
     rejected: int
     refused: dict[str, int]
     unscored: dict[str, dict[str, int]]
+    truncated: int
+    """Rows longer than `--max-length`, scored in part."""
     sources: list[SourceCount]
     steps: list[StepCount]
     length_unit: str
@@ -72,12 +76,15 @@ class SelectionReport:
     explained_by_length: float | None
     explained_by_source: float | None
     explained_by_both: float | None
-    """R squared of the decision on deciles of length, on source, and on both; None when all rows got one decision."""
+    """R squared of the decision on deciles of characters, on source, and on both; None when all rows got one decision."""
     share_with_alternatives: float | None
-    """Share of the ranked rows whose prompt had another response to be ranked against; None when nothing was ranked."""
+    """Share of the ranked rows whose prompt had another response to be ranked against; None when no step ranks within prompts."""
     ranked_by: str | None
+    """Field of the last step that ranks."""
     borderline: list[BorderRow]
+    """The rows nearest to the cut of that step, of those that it rejected and those that were kept."""
     dropped_examples: list[BorderRow]
+    """Up to five rows of every step that rejects loudly."""
     warnings: list[str]
     trial: str = "untested: no trial has been run, so nothing is known yet of what this selection does to training"
 
@@ -94,16 +101,17 @@ def make_report(selection: Selection) -> SelectionReport:
     """Count, compare and explain a selection."""
     frame, kept = selection.frame, selection.kept
     length, decile, source = frame.length, frame.decile, frame.codes("source")
-    ranking = next((index for index, step in enumerate(selection.recipe.steps) if isinstance(step, Ranking)), None)
-    step = None if ranking is None else selection.recipe.steps[ranking]
-    result = None if ranking is None else selection.steps[ranking]
-    ranked = sum(result.groups.values()) if result else 0
-    # A recipe that does not rank inside prompts cannot say who had an alternative.
-    alternatives = result.groups.get("prompt", 0) / ranked if result and ranked else None
+    step = None if selection.ranking is None else selection.recipe.steps[selection.ranking]
+    alternatives, truncated = _alternatives(selection), _truncated(frame)
     dropped, warnings = _loud_drops(selection)
     for done in selection.steps:
         if isinstance(done.step, (Ranking, Sample)) and not done.rejected:
             warnings.append(f"`{done.step}` rejects nothing: every group holds no more rows than it keeps")
+    if truncated > MANY_TRUNCATED * frame.count:
+        warnings.append(
+            f"{truncated / frame.count:.0%} of all rows are longer than the model was given and scored on their beginning only; "
+            "raise --max-length, and train with the same"
+        )
     both = explained(kept, decile, source)
     if both is not None and both > MOSTLY:
         warnings.append(f"length and source alone explain {both:.0%} of this selection: this is mostly a length/source filter")
@@ -119,6 +127,7 @@ def make_report(selection: Selection) -> SelectionReport:
         rejected=int((~kept).sum()),
         refused=dict(frame.rows.refused),
         unscored={name: reasons for name, store in frame.stores.items() if (reasons := store.reasons())},
+        truncated=truncated,
         sources=_sources(frame, kept),
         steps=[StepCount(str(r.step), r.before, r.rejected, r.unscored, r.groups) for r in selection.steps],
         length_unit=frame.length_field,
@@ -129,10 +138,24 @@ def make_report(selection: Selection) -> SelectionReport:
         explained_by_both=both,
         share_with_alternatives=alternatives,
         ranked_by=step.field if isinstance(step, Ranking) else None,
-        borderline=_borderline(selection, step.field) if isinstance(step, Ranking) else [],
+        borderline=_borderline(selection, selection.ranking, step.field) if isinstance(step, Ranking) else [],
         dropped_examples=dropped,
         warnings=warnings,
     )
+
+
+def _alternatives(selection: Selection) -> float | None:
+    """Of the last step that ranks within prompts: share of its rows whose prompt has another of them."""
+    counts = [(r.alternatives, sum(r.groups.values())) for r in selection.steps if r.alternatives is not None]
+    alternatives, ranked = counts[-1] if counts else (0, 0)
+    return alternatives / ranked if ranked else None
+
+
+def _truncated(frame: Frame) -> int:
+    """Rows that a filter of the recipe calls truncated."""
+    known = known_filters()
+    flags = [frame.column(f"{name}.truncated") for name in frame.stores if "truncated" in known[name].outputs]
+    return int(np.any([flag.valid & flag.values for flag in flags], axis=0).sum()) if flags else 0
 
 
 def explained(kept: Bools, *codes: Ints) -> float | None:
@@ -181,7 +204,7 @@ def _sources(frame: Frame, kept: Bools) -> list[SourceCount]:
 
 
 def _loud_drops(selection: Selection) -> tuple[list[BorderRow], list[str]]:
-    """A drop that takes more than a tenth of all rows, or half of a source, says so and shows five of them."""
+    """A drop that rejects more than a tenth of all rows, or half of a source, says so and shows five of them."""
     frame = selection.frame
     codes, names = frame.codes("source"), frame.names("source")
     sizes = np.bincount(codes, minlength=len(names))
@@ -196,14 +219,16 @@ def _loud_drops(selection: Selection) -> tuple[list[BorderRow], list[str]]:
         if gone.sum() <= LOUD_SHARE * frame.count and not halved:
             continue
         sources = f", and more than half of {', '.join(halved[:SHOWN])}" if halved else ""
-        warnings.append(f"`{step}` removes {gone.sum() / frame.count:.1%} of all rows{sources}; look at examples of them")
+        warnings.append(f"`{step}` rejects {gone.sum() / frame.count:.1%} of all rows{sources}: read the examples of them")
         rows = np.flatnonzero(gone)
         examples += _rows(selection, rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)], None)
-    return examples[:SHOWN], warnings
+    return examples, warnings
 
 
-def _borderline(selection: Selection, field: str) -> list[BorderRow]:
-    margin: Floats = np.abs(selection.margin)
+def _borderline(selection: Selection, ranking: int | None, field: str) -> list[BorderRow]:
+    # Rows that a later step rejected are on neither side of this cut.
+    mine = selection.kept | (selection.rejected_by == ranking)
+    margin: Floats = np.where(mine, np.abs(selection.margin), np.nan)
     near: Ints = np.lexsort((np.arange(len(margin)), margin))
     return _rows(selection, near[: min(SHOWN, int(np.isfinite(margin).sum()))], field)
 

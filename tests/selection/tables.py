@@ -25,6 +25,7 @@ class Row:
     flag: bool = False
     characters: int = 10
     content: str = "c"
+    truncated: bool = False
 
 
 class MemoryRows:
@@ -66,7 +67,7 @@ class MemoryStore:
     def read(self, index: int, columns: Sequence[str]) -> pa.Table:
         part = self.rows.rows[self.shards[index].start : self.shards[index].stop]
         (output,) = (name.partition(".")[2] for name in columns)
-        kinds = {"value": pa.float64(), "flag": pa.bool_(), "unscored": pa.string()}
+        kinds = {"value": pa.float64(), "flag": pa.bool_(), "truncated": pa.bool_(), "unscored": pa.string()}
         values: list[Any] = [None if row.value is None else getattr(row, output, None) for row in part]
         if output == "unscored":
             values = ["absent" if row.value is None else None for row in part]

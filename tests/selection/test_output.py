@@ -251,7 +251,7 @@ def test_keeping_everything_has_nothing_to_explain(tmp_path: Path) -> None:
 
 def test_a_drop_of_more_than_a_tenth_is_loud_and_shows_rows(tmp_path: Path) -> None:
     found = report(tmp_path, some_rows(40), "drop: {field: given.value, above: 60}")
-    assert any("removes" in warning and "of all rows" in warning for warning in found.warnings)
+    assert any("rejects" in warning and "of all rows" in warning for warning in found.warnings)
     assert len(found.dropped_examples) == 5
 
 
@@ -289,6 +289,24 @@ def test_sources_lengths_refusals_and_unscored_rows_are_counted(tmp_path: Path) 
     assert (found.mean_length_kept, found.mean_length_rejected) == (3, 8)
     assert found.refused == {"empty_prompt": 1}
     assert found.unscored == {"given": {"absent": 1}}
+
+
+def test_controls_and_recipes_with_a_model_share_their_strata(tmp_path: Path, tiny_model_dir: Path) -> None:
+    rows = [record(f"p{i}", "é" * (i % 23) + "word " * (i % 11 + 1)) for i in range(60)]
+    strata = []
+    for recipe in ("familiarity-top50", "random50", "longest50"):
+        result = curate.run(recipe, rows, model=str(tiny_model_dir), out=tmp_path / recipe)
+        strata.append(result.selection.frame.group("stratum").tolist())
+    assert strata[0] == strata[1] == strata[2]
+
+
+def test_an_explanation_says_what_its_margin_is_in(tmp_path: Path) -> None:
+    rows = [record("p", f"r{value}" * value, value=float(value)) for value in range(1, 7)]
+    steps = ["drop: {field: length.characters, above: 11}", KEEP]
+    recipe = recipe_file(tmp_path / "r.yaml", steps, filters="{given: {}, length: {}}")
+    out = curate.run(recipe, rows, out=tmp_path / "out").out
+    assert [explain(out, row)["margin_of"] for row in (0, 4, 5)] == ["given.value", "given.value", "length.characters"]
+    assert [rival["row"] for rival in explain(out, 0)["same_prompt"]] == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_rows_nearest_to_the_cut_are_shown(tmp_path: Path) -> None:

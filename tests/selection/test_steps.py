@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import workshop  # noqa: F401  (registers the filter `given`)
-from hypothesis import given, settings
+import workshop
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tables import Row, kept, selected, valued
 
@@ -194,6 +194,71 @@ def test_margins_are_positive_where_kept_and_negative_where_rejected() -> None:
     assert selected(valued(1.0, 2.0, 4.0, 8.0), keep(highest="50%")).margin.tolist() == [-3.0, -2.0, 2.0, 6.0]
 
 
+def test_a_kept_row_is_on_the_kept_side_even_where_rounding_says_otherwise() -> None:
+    selection = selected(valued(3.0000002, 3.0000001, 3.0, 5.0), keep(lowest=2))
+    assert np.flatnonzero(selection.kept).tolist() == [0, 1]
+    assert selection.margin.tolist() == [0.0, 0.0, 0.0, 3.0000001 - 5.0]
+
+
+def test_margins_of_several_steps_stay_apart() -> None:
+    rows = [Row(value=value, flag=value == 4.0, content=str(value)) for value in (1.0, 2.0, 4.0, 9.0)]
+    selection = selected(rows, drop(above=8), keep(lowest=2), {"drop": {"field": "given.flag", "is": True}})
+    # Of the ranking where kept or rejected by it, of the bound where rejected by that; `is` has no distance and takes none away.
+    assert selection.margin.tolist() == [3.0, 2.0, -2.0, -1.0]
+    margins = [step.margin for step in selection.steps]
+    assert margins[0] is not None
+    assert margins[0].tolist() == [7.0, 6.0, 4.0, -1.0]
+    assert margins[2] is None
+
+
+def test_without_a_ranking_kept_rows_tell_their_distance_to_the_last_bounds() -> None:
+    assert selected(valued(1.0, 2.0), drop(above=8), drop(above=4), {"sample": {"keep": 1}}).margin[0] in (3.0, math.nan)
+
+
+def test_a_row_that_a_draw_rejects_has_no_margin() -> None:
+    selection = selected(valued(1.0, 2.0, 3.0), keep(lowest=2), {"sample": {"keep": 1}})
+    assert np.isnan(selection.margin).tolist() == (selection.rejected_by == 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "step", "share"),
+    [
+        ("abcd", {"best_of": {"field": "given.value", "lowest": 1}}, 0.0),
+        ("aabc", {"best_of": {"field": "given.value", "lowest": 1}}, 0.5),
+        ("aabc", keep(lowest="50%", within=["source", "prompt"]), 0.5),
+        ("aabc", keep(lowest="50%", within="dataset"), None),
+        ("aabc", {"sample": {"keep": "50%", "within": "prompt"}}, None),
+    ],
+)
+def test_alternatives_are_ranked_rows_that_share_a_prompt(prompts: str, step: Any, share: float | None) -> None:
+    assert selected([Row(prompt=prompt) for prompt in prompts], step).report.share_with_alternatives == share
+
+
+def test_truncated_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop.Given, "outputs", {**workshop.Given.outputs, "truncated": "bool"})
+    rows = [Row(value=float(place), truncated=place < 2) for place in range(20)]
+    report = selected(rows, keep(lowest="50%")).report
+    assert report.truncated == 2
+    assert any("--max-length" in warning for warning in report.warnings)
+    few = selected([*rows, *valued(*[0.0] * 20)], keep(lowest="50%")).report
+    assert (few.truncated, [warning for warning in few.warnings if "--max-length" in warning]) == (2, [])
+
+
+def test_the_rows_near_the_cut_are_those_of_the_last_ranking() -> None:
+    rows = [Row(value=float(place), content=str(place)) for place in range(12)]
+    report = selected(rows, drop(above=10.9), keep(lowest="50%"), {"sample": {"keep": 4}}).report
+    assert all(row.margin is not None and row.value is not None for row in report.borderline)
+    assert not any("above" in row.decision or "sample" in row.decision for row in report.borderline)
+
+
+def test_every_loud_step_shows_rows_of_its_own() -> None:
+    rows = [Row(value=float(place), content=str(place)) for place in range(40)]
+    report = selected(rows, drop(above=31), drop(below=8)).report
+    assert [row.decision for row in report.dropped_examples] == (
+        ["rejected by `drop given.value above 31`"] * 5 + ["rejected by `drop given.value below 8`"] * 5
+    )
+
+
 def test_a_group_that_loses_no_row_has_no_cut() -> None:
     assert np.isnan(selected(valued(1.0, 2.0), keep(lowest="100%")).margin).all()
 
@@ -225,6 +290,8 @@ def by_the_rule(rows: Sequence[Row], steps: Sequence[Mapping[str, Any]], unscore
             continue
         scored = [row for row in alive if rows[row].value is not None]
         others = [row for row in alive if rows[row].value is None]
+        if word in ("keep", "best_of") and alive and not scored:
+            raise RecipeError("nothing to rank")
         chosen = set(scored)
         if word == "drop":
             low, high = said.get("below", -math.inf), said.get("above", math.inf)
@@ -271,7 +338,7 @@ RANKINGS = st.builds(
     lambda word, end, amount, within: {word: {"field": "given.value", end: amount, "within": within}},
     st.sampled_from(["keep", "best_of"]),
     st.sampled_from(["lowest", "highest"]),
-    st.one_of(st.integers(1, 4), st.sampled_from(["0.5", "0.1", "0.25", "0.9", "1.0", "0.3333"])),
+    st.one_of(st.integers(1, 4), st.sampled_from(["0.5", "0.1", "0.25", "0.9", "1/1", "0.3333"])),
     st.lists(st.sampled_from(["prompt", "stratum", "source", "dataset"]), min_size=1, unique=True),
 )
 STEPS = st.one_of(
@@ -285,7 +352,12 @@ STEPS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(ROWS, st.lists(STEPS, min_size=1, max_size=3), st.sampled_from(["keep", "drop"]))
 def test_the_kept_rows_are_those_of_the_rule(rows: list[Row], steps: list[Any], unscored: str) -> None:
-    expected = by_the_rule(rows, steps, unscored)
+    try:
+        expected = by_the_rule(rows, steps, unscored)
+    except RecipeError:
+        with pytest.raises(RecipeError, match="not one of"):
+            selected(rows, *steps, unscored=unscored)
+        return
     if not expected:
         with pytest.raises(InputError):
             selected(rows, *steps, unscored=unscored)
@@ -299,7 +371,7 @@ def test_the_cut_into_shards_changes_no_decision(rows: list[Row], step: Any, dat
     cuts = sorted(data.draw(st.sets(st.integers(1, len(rows) - 1)))) if len(rows) > 1 else []
     try:
         whole = selected(rows, step)
-    except InputError:
+    except (InputError, RecipeError):
         return
     parts = selected(rows, step, cuts=cuts)
     assert parts.rejected_by.tolist() == whole.rejected_by.tolist()
@@ -309,6 +381,7 @@ def test_the_cut_into_shards_changes_no_decision(rows: list[Row], step: Any, dat
 @settings(max_examples=100, deadline=None)
 @given(ROWS, RANKINGS)
 def test_a_margin_has_the_sign_of_its_decision(rows: list[Row], step: Any) -> None:
+    assume(any(row.value is not None for row in rows))
     selection = selected(rows, step)
     margin = selection.margin
     assert (margin[selection.kept & ~np.isnan(margin)] >= 0).all()
