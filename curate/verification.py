@@ -13,6 +13,15 @@ from curate.rows import RowStore
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """Annotations that a run has begun and not finished, which is no damage."""
+
+    annotations: str
+    committed: int
+    shards: int
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was checked, and what is wrong."""
 
@@ -21,6 +30,8 @@ class Verification:
     rows: int
     refused: int
     annotations: list[str]
+    """Finished and unfinished."""
+    unfinished: list[Unfinished]
     kept: int | None
     problems: list[str]
 
@@ -37,13 +48,20 @@ def verify(out: Path) -> Verification:
     checker = _Checker()
     rows = RowStore(out / "rows")
     checker.rows(rows)
-    names = []
-    for plan in sorted((out / "annotations").glob("*/plan.json")):
-        names.append(plan.parent.name)
-        checker.annotations(plan.parent, rows)
-    kept = checker.selection(out, rows) if (out / "selection").is_dir() else None
+    # What has no plan yet holds no shard; shards without a plan have lost it.
+    folders = sorted({path.parent for name in ("plan.json", "part-*") for path in (out / "annotations").glob(f"*/{name}")})
+    for folder in folders:
+        checker.annotations(folder, rows)
+    kept = checker.selection(out, rows) if (out / "selection").is_dir() or (out / "lock.json").exists() else None
     return Verification(
-        checker.files, checker.bytes, rows.count, int(rows.manifest["refused"]["rows"]), names, kept, checker.problems
+        checker.files,
+        checker.bytes,
+        rows.count,
+        int(rows.manifest["refused"]["rows"]),
+        [folder.name for folder in folders],
+        checker.unfinished,
+        kept,
+        checker.problems,
     )
 
 
@@ -51,7 +69,9 @@ def text(found: Verification) -> str:
     """The result in words."""
     head = f"{found.files} files, {found.bytes / 1e6:,.1f} MB: {found.rows:,} rows, {found.refused:,} refused, "
     head += f"{len(found.annotations)} annotations" + ("" if found.kept is None else f", {found.kept:,} kept")
-    return "\n".join([head, *(f"  {problem}" for problem in found.problems), "sound" if not found.problems else "NOT sound"])
+    unfinished = [f"  {one.annotations}: unfinished: {one.committed} of {one.shards} shards" for one in found.unfinished]
+    problems = [f"  {problem}" for problem in found.problems]
+    return "\n".join([head, *unfinished, *problems, "NOT sound" if problems else "sound"])
 
 
 def require_sound(found: Verification) -> None:
@@ -64,13 +84,16 @@ class _Checker:
     def __init__(self) -> None:
         self.files = self.bytes = 0
         self.problems: list[str] = []
+        self.unfinished: list[Unfinished] = []
 
-    def entry(self, folder: Path, entry: dict[str, Any]) -> None:
+    def entry(self, folder: Path, entry: dict[str, Any]) -> bool:
         """One committed file."""
         self.files += 1
         self.bytes += entry["bytes"]
-        if not _fs.entry_holds(folder, entry):
+        holds = _fs.entry_holds(folder, entry)
+        if not holds:
             self.problems.append(f"{folder / entry['file']}: missing or not what was committed")
+        return holds
 
     def rows(self, rows: RowStore) -> None:
         """All parts hold, rows are numbered without gap, and none is lost."""
@@ -95,12 +118,39 @@ class _Checker:
             return
         if store.plan["rows"]["identity"] != rows.identity:
             self.problems.append(f"{folder}: belongs to other rows")
+        if store.plan["reused"] is not None:
+            self.entry(folder, store.plan["reused"])
         if manifest is None:
-            return  # unfinished, which is no damage
+            self.unfinished.append(Unfinished(folder.name, self._committed(store), len(store.shards)))
+            return
         for part in manifest["parts"]:
             self.entry(folder, part)
         if manifest["rows"] != rows.count:
             self.problems.append(f"{folder}: {manifest['rows']} annotations for {rows.count} rows")
+
+    def _committed(self, store: AnnotationStore) -> int:
+        """Shards of an unfinished store that hold what their markers say."""
+        committed = 0
+        for shard in store.shards:
+            path = _fs.marker_path(store.folder, shard.index)
+            if path.exists():
+                try:
+                    committed += self.entry(store.folder, _fs.read_json(path, "file", "bytes", "sha256"))
+                except IntegrityError as error:
+                    self.problems.append(str(error))
+        return committed
+
+    def pinned(self, out: Path, lock: dict[str, Any]) -> None:
+        """The small files that say what the large ones must be are those that the lock has seen."""
+        if not isinstance(lock.get("files"), dict):
+            self.problems.append(f"{out / 'lock.json'}: lists no files; run `curate select` again")
+            return
+        for name, digest in lock["files"].items():
+            path = out / name
+            if not path.is_file():
+                self.problems.append(f"{path}: missing; lock.json lists it")
+            elif _fs.sha256(path) != digest:
+                self.problems.append(f"{path}: not what lock.json lists; run `curate select` again if you changed it")
 
     def selection(self, out: Path, rows: RowStore) -> int:
         """Kept rows and ledger hold, and the lock speaks of them."""
@@ -110,6 +160,7 @@ class _Checker:
         except IntegrityError as error:
             self.problems.append(str(error))
             return 0
+        self.pinned(out, lock)
         for part in decision["kept"]:
             self.entry(out / "selection" / "kept", part)
         self.entry(out / "selection", decision["ledger"])

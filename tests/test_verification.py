@@ -1,6 +1,7 @@
 """`verify` finds whatever is not what was committed, and names it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from workshop import recipe_file, some_rows, write_rows
 import curate
 from curate import _fs
 from curate.errors import IntegrityError, UsageError
-from curate.verification import require_sound
+from curate.verification import Unfinished, require_sound
 
 
 @pytest.fixture
@@ -71,6 +72,58 @@ def test_annotations_of_other_rows_are_a_problem(out: Path) -> None:
 def test_a_lock_of_another_selection_is_a_problem(out: Path) -> None:
     edit(out / "lock.json", lambda lock: lock["kept"].update(hash="x"))  # type: ignore[attr-defined]
     assert any("speaks of another selection" in problem for problem in problems(out))
+
+
+@pytest.mark.parametrize("name", ["rows/MANIFEST.json", "annotations/*/plan.json", "annotations/*/MANIFEST.json"])
+def test_a_record_that_was_rewritten_is_a_problem(out: Path, name: str) -> None:
+    path = next(out.glob(name))
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert any(f"{path}: not what lock.json lists" in problem for problem in problems(out))
+
+
+def test_a_report_that_was_rewritten_is_a_problem(out: Path) -> None:
+    edit(out / "selection" / "selection.json", lambda decision: decision["report"].update(kept=11))  # type: ignore[attr-defined]
+    assert any("selection.json: not what lock.json lists" in problem for problem in problems(out))
+
+
+def test_a_lock_that_pins_no_files_is_a_problem(out: Path) -> None:
+    edit(out / "lock.json", lambda lock: lock.pop("files"))
+    assert any("lists no files; run `curate select` again" in problem for problem in problems(out))
+
+
+def test_annotations_that_are_gone_are_a_problem(out: Path) -> None:
+    folder = next((out / "annotations").iterdir())
+    (folder / "plan.json").unlink()
+    assert any(str(folder) in problem for problem in problems(out))
+    shutil.rmtree(folder)
+    assert any(f"{folder.name}/plan.json: missing" in problem for problem in problems(out))
+
+
+def test_a_selection_that_is_gone_is_a_problem(out: Path) -> None:
+    shutil.rmtree(out / "selection")
+    assert problems(out)
+
+
+def test_scores_taken_over_are_looked_at(out: Path, tmp_path: Path) -> None:
+    again = curate.run(tmp_path / "r.yaml", tmp_path / "d.jsonl", out=tmp_path / "again", shard_rows=8, reuse=[out]).out
+    assert not problems(again)
+    path = next(again.rglob("reused.parquet"))
+    path.write_bytes(b"x" * path.stat().st_size)
+    assert any("reused.parquet" in problem for problem in problems(again))
+
+
+def test_shards_of_an_unfinished_store_are_looked_at(out: Path) -> None:
+    shutil.rmtree(out / "selection")
+    (out / "lock.json").unlink()
+    folder = next((out / "annotations").iterdir())
+    for name in ("MANIFEST.json", "part-00002.json"):
+        (folder / name).unlink()
+    found = curate.verify(out)
+    assert (found.problems, found.unfinished) == ([], [Unfinished(folder.name, 2, 3)])
+    assert f"{folder.name}: unfinished: 2 of 3 shards" in command("verify", out).out
+    assert command("verify", out, "--json").json["unfinished"] == [{"annotations": folder.name, "committed": 2, "shards": 3}]
+    (folder / "part-00000.parquet").write_bytes(b"")
+    assert any("part-00000.parquet" in problem for problem in problems(out))
 
 
 def test_a_kept_file_that_nobody_listed_is_a_problem(out: Path) -> None:
