@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from curate.selection import SelectionReport
 
 
-LEAST_TEXT = 12
-"""Columns of text are at least this wide, however narrow the terminal."""
+LEAST_FIRST, LEAST_TEXT = 12, 8
+"""The first column and other columns of text are at least this wide, however narrow the terminal."""
 
 
 def plain(text: str, *, most: int | None = None, keep_newlines: bool = False) -> str:
@@ -47,7 +47,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_fro
     for place, header in enumerate(headers):
         widest = max((len(row[place]) for row in rows), default=0)
         is_number = place >= numbers_from
-        least = widest if is_number else min(widest, LEAST_TEXT)
+        least = widest if is_number else min(widest, LEAST_TEXT if place else LEAST_FIRST)
         table.add_column(header, justify="right" if is_number else "left", min_width=least)
     for row in rows:
         table.add_row(*row)
@@ -209,7 +209,7 @@ def show_preview(preview: "Preview") -> None:
     styles = {"context": "dim", "content": "bold green", "closing": "yellow"}
     out = console()
     out.print(f"{plain(preview.data)}\n{plain(preview.layout, keep_newlines=True)}")
-    if preview.template:
+    if any(row.tokens is not None for row in preview.rows):
         out.print(f"rendered as {preview.template}; ⟦completion⟧ and ⟨closing tokens⟩ bear loss")
     if preview.added_by_template:
         out.print(f"the template adds to the prompt: {plain(preview.added_by_template)}", style="yellow")
