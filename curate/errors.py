@@ -7,6 +7,7 @@
     │   └── LayoutError        3  the columns do not say what is prompt and what is completion
     ├── ResourceError          4  disk, memory or device gave out
     ├── ModelError             3  a model or tokenizer cannot be used as it is
+    ├── NetworkError           6  the Hub cannot be reached
     └── IntegrityError         7  a stored file is not what was committed
 
 130 is Ctrl-C. A message says what was found, where, and what to do. Bugs are not in the tree: they keep their traceback.
@@ -47,6 +48,12 @@ class ModelError(CurateError):
     """A model or tokenizer that is missing, unsafe to load, or inconsistent with itself."""
 
     exit_code = 3
+
+
+class NetworkError(CurateError):
+    """The Hub cannot be reached: offline, or the connection failed; the same command may succeed later."""
+
+    exit_code = 6
 
 
 class ResourceError(CurateError):

@@ -1,5 +1,6 @@
 """The forward pass as an annotation of its own, so that other filters derive their scores from it."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from curate.errors import ModelError, UsageError
 from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
-from curate.likelihood.model import Dtype, default_dtype, maximal_length
+from curate.likelihood.model import ATTENTION, Dtype, check_device, default_dtype, maximal_length
 
 if TYPE_CHECKING:
     from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
@@ -44,7 +45,9 @@ class ModelSettings(Filter):
 
     @property
     def spec(self) -> ModelSpec:
-        """What the loader needs, with every default resolved."""
+        """What the loader needs, with every default resolved. Raises UsageError for a device that is not there."""
+        if self.device is not None:  # the default is checked in `freeze`: it costs the import of torch
+            check_device(self.device)
         device = self.device or default_device()
         dtype: Dtype = default_dtype(device) if self.dtype == "auto" else self.dtype
         return ModelSpec(self.model, self.revision, dtype, device, self._template())
@@ -53,9 +56,12 @@ class ModelSettings(Filter):
         if self.chat_template is None:
             return None
         try:
-            return self.chat_template.read_text(encoding="utf-8")
+            text = self.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--chat-template {self.chat_template}: not readable ({error})") from error
+        if not text.strip():
+            raise UsageError(f"--chat-template {self.chat_template}: is empty; it would render every row as nothing")
+        return text
 
     def resolved_max_length(self) -> int:
         """Tokens per row; raises ModelError when more are asked for than the model has positions."""
@@ -154,30 +160,51 @@ class Likelihood(ModelSettings):
         import transformers
 
         spec = self.spec
+        check_device(spec.device)
         return super().freeze() | {
+            "model": model_identity(spec.model, spec.revision),
             "device": spec.device,
             "device_name": torch.cuda.get_device_name(spec.device) if spec.device.startswith("cuda") else "cpu",
             # Padded batches gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
             "batch_tokens": self.batch_tokens or (32768 if spec.device.startswith("cuda") else 4096),
             "dtype": spec.dtype,
-            "attention": "sdpa",
-            "gemm": "default",
+            # As asked of every model; which of the two it has is decided by its architecture.
+            "attention": ", else ".join(ATTENTION),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
     def frozen(self, settings: Mapping[str, Any], *, backoff: int = 0) -> Self:
-        """Bound to the plan's device, threads and budget."""
+        """Bound to the plan's device, threads and budget.
+
+        Raises UsageError when the plan's device is not here, ModelError when the model is no longer the one planned for.
+        """
         import torch
 
+        try:
+            check_device(settings["device"])
+        except UsageError as error:
+            raise UsageError(f"{error}; the plan of this folder was frozen with it, so choose another with --out") from error
+        self._tell_what_is_ignored(settings)
+        if settings.get("model", now := model_identity(self.model, self.revision)) != now:
+            raise ModelError(f"{self.model}: changed while it was scoring; let training end, then run the same command again")
         if torch.get_num_threads() != settings["threads"]:
             torch.set_num_threads(settings["threads"])  # sums are split by thread: another count, another last digit
         budget = max(1, settings["batch_tokens"] >> backoff)
         return self.model_copy(update={"device": settings["device"], "batch_tokens": budget})
 
+    def _tell_what_is_ignored(self, settings: Mapping[str, Any]) -> None:
+        """Say which options of this run a frozen plan overrides."""
+        asked = {"device": self.device, "batch_tokens": self.batch_tokens}
+        differing = {name: value for name, value in asked.items() if value is not None and value != settings[name]}
+        if differing:
+            frozen = ", ".join(f"{name} {settings[name]}" for name in differing)
+            ignored = ", ".join(f"{name} {value}" for name, value in differing.items())
+            _tell_once(f"the plan of this folder was frozen with {frozen}; {ignored} is ignored")
+
     def engine(self) -> "Engine":
-        """The loaded model; loaded once per process."""
+        """The loaded model; loaded once per process, and again when its folder's files change."""
         from curate.likelihood import load_engine
 
         return load_engine(self.spec)
@@ -207,6 +234,12 @@ class Likelihood(ModelSettings):
         first, end = row.content
         ids = [eos if bos is None else bos, *row.input_ids[first:end]]
         return Rendered(ids, start=1, content=(1, len(ids)), border_merged=False, truncated=row.truncated)
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    # `frozen` is called for every shard; a line for each would bury what it says.
+    progress.note(text)
 
 
 def mean_of(sums: Scores, total: str, count: str) -> float:

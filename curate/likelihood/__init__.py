@@ -3,10 +3,11 @@
 from curate.likelihood.batching import plan_batches
 from curate.likelihood.engine import Engine, OutOfMemory, load_engine
 from curate.likelihood.model import LanguageModel, ModelSpec, default_device, model_identity
-from curate.likelihood.rendering import Rendered, Renderer, Unrenderable
+from curate.likelihood.rendering import ChatTemplateError, Rendered, Renderer, Unrenderable
 from curate.likelihood.statistics import TokenSums
 
 __all__ = [
+    "ChatTemplateError",
     "Engine",
     "LanguageModel",
     "ModelSpec",

@@ -43,8 +43,8 @@ class Engine:
     ) -> list[TokenSums | Unrenderable]:
         """One result per row, in order. Batches are a function of the rows and `batch_tokens` alone.
 
-        `on_tokens` is called after each batch with the number of tokens scored in it. Raises OutOfMemory when a batch of several
-        rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
+        `on_tokens` is called after each batch with all tokens of its rows, prompts included: what the model has to read. Raises
+        OutOfMemory when a batch of several rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
         """
         results: list[TokenSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
         todo = [(place, row) for place, row in enumerate(rows) if isinstance(row, Rendered)]
@@ -53,7 +53,7 @@ class Engine:
             for (place, _), result in zip(chosen, self._score_batch([row for _, row in chosen]), strict=True):
                 results[place] = result
             if on_tokens is not None:
-                on_tokens(sum(len(row.input_ids) - row.start for _, row in chosen))
+                on_tokens(sum(len(row.input_ids) for _, row in chosen))
         return [result for result in results if result is not None]
 
     def _score_batch(self, rows: Sequence[Rendered]) -> Sequence[TokenSums | Unrenderable]:
@@ -190,7 +190,11 @@ def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
     )
 
 
-@functools.lru_cache(maxsize=2)
 def load_engine(spec: ModelSpec) -> Engine:
-    """The engine of a model; the last two stay loaded."""
+    """The engine of a model; the last two stay loaded, each until its folder's files change."""
+    return _load_engine(spec, spec.digest())
+
+
+@functools.lru_cache(maxsize=2)
+def _load_engine(spec: ModelSpec, digest: str) -> Engine:
     return Engine(load_model(spec))

@@ -1,26 +1,36 @@
 """Which model: its identity without loading it, and loading it safely."""
 
+import contextlib
 import ctypes
 import functools
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
-from curate.errors import ModelError, near_miss
+from curate.errors import ModelError, NetworkError, UsageError, near_miss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16"]
 # Everything in a model folder that can change a score. Weights only as safetensors: pickled ones run code when loaded.
-_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt", "added_tokens.json")
+_TOKENIZER_FILES = (
+    *("tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "additional_chat_templates/*.jinja"),
+)
 _MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+ATTENTION = ("sdpa", "eager")
+"""What is asked of every model: the first where its architecture has it, else the second."""
+
+
+_MERGE = "merge the adapter first: PeftModel.merge_and_unload().save_pretrained(FOLDER), and its tokenizer beside it"
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,10 @@ class ModelSpec:
     device: str = "cpu"
     chat_template: str | None = None
     """A template's text that replaces the tokenizer's own."""
+
+    def digest(self) -> str:
+        """What the model is now, on which the caches of loaded tokenizers and models hang."""
+        return json.dumps(model_identity(self.model, self.revision), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,24 @@ def default_dtype(device: str) -> Dtype:
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
+@functools.cache
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that is not there; asked before anything is planned for it."""
+    if device == "cpu":
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if device not in there:
+        raise UsageError(f"--device {device}: no such device; torch {torch.__version__} finds {', '.join(there)}")
+
+
 def _local_folder(model: str) -> Path | None:
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if (folder / "adapter_config.json").exists():  # transformers would load base and adapter, and only one is hashed
+            raise ModelError(f"{model}: holds a PEFT adapter; {_MERGE}")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{model}: no config.json there; a model folder as `save_pretrained` writes it is needed")
         return folder
@@ -82,15 +111,28 @@ def model_identity(model: str, revision: str | None) -> dict[str, str]:
     """
     folder = _local_folder(model)
     if folder is not None:
-        return _folder_identity(folder.resolve())
+        folder = folder.resolve()
+        return dict(_folder_identity(folder, _listing(folder)))
     return {"repository": model, "revision": _hub_commit(model, revision)}
 
 
-@functools.cache
-def _folder_identity(folder: Path) -> dict[str, str]:
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def _listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, size and times of what is hashed: a model that was trained on or replaced has others."""
+    found = ((path.name, path.stat()) for path in _matching(folder, (*_MODEL_FILES, *_TOKENIZER_FILES)))
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found)
+
+
+@functools.lru_cache(maxsize=64)
+def _folder_identity(folder: Path, listing: tuple[object, ...]) -> dict[str, str]:
+    """Hashes of weights and tokenizer; gigabytes are read once for as long as `listing` stays as it is."""
+
     def digest(patterns: tuple[str, ...]) -> str:
         total = xxhash.xxh3_128()
-        for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        for path in _matching(folder, patterns):
             total.update(path.name.encode() + b"\0")
             with path.open("rb") as file:
                 while block := file.read(1 << 22):
@@ -110,39 +152,99 @@ def _hub_commit(model: str, revision: str | None) -> str:
     if revision and _COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    wanted = f"{model}@{revision}" if revision else model
-    try:
+    with _hub_errors(model, revision):
         if constants.HF_HUB_OFFLINE:
             cached = snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=["config.json"])
             return Path(cached).name
         sha = HfApi().model_info(model, revision=revision).sha
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ModelError(f"{wanted}: no such model on the Hub, or not visible to you (private or gated: set HF_TOKEN)") from error
-    except OSError as error:
-        raise ModelError(f"{wanted}: neither a local folder nor reachable on the Hub ({type(error).__name__})") from error
     assert sha is not None
     return sha
 
 
-@functools.lru_cache(maxsize=4)
+@contextlib.contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    """What the Hub's client raises, as ours: NetworkError where it cannot be reached, ModelError where it says no."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = f"{model}@{revision}" if revision else model
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelError(f"{wanted}: no such model on the Hub, or not visible to you (private or gated: set HF_TOKEN)") from error
+    except Exception as error:
+        if _is_unreachable(error):
+            what = "not in the local cache and " if isinstance(error, LocalEntryNotFoundError) else ""
+            raise NetworkError(f"{wanted}: no local folder, {what}the Hub cannot be reached ({one_line(error)})") from error
+        if isinstance(error, EntryNotFoundError):
+            raise ModelError(f"{wanted}: no config.json there; if it is a PEFT adapter, {_MERGE}") from error
+        if isinstance(error, OSError):
+            raise ModelError(f"{wanted}: cannot be fetched from the Hub ({one_line(error)})") from error
+        raise
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether a failed connection, offline mode or a failing server is behind an error."""
+    # By name: which HTTP library the Hub's client stands on has changed with its versions, and may again.
+    names = {"ConnectionError", "TimeoutError", "TransportError", "LocalEntryNotFoundError"}
+    while error is not None:
+        if names & {base.__name__ for base in type(error).__mro__}:
+            return True
+        if getattr(getattr(error, "response", None), "status_code", 0) in (429, 500, 502, 503, 504):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
-    """The tokenizer alone; raises ModelError when it has no offsets (no tokenizer.json) or no end-of-sequence token."""
+    """The tokenizer alone; loaded again when the folder's files have changed.
+
+    Raises ModelError when it has no offsets (no tokenizer.json) or no end-of-sequence token, UsageError when the template
+    of `spec` is no Jinja.
+    """
+    return _load_tokenizer(spec, spec.digest())
+
+
+@functools.lru_cache(maxsize=4)
+def _load_tokenizer(spec: ModelSpec, digest: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     where, revision = _where(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{spec.model}: tokenizer cannot be loaded ({_one_line(error)})") from error
+        raise _unloadable(spec, error, "tokenizer cannot be loaded") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{spec.model}: its tokenizer gives no character offsets; one with a tokenizer.json is needed")
     if tokenizer.eos_token is None:
         raise ModelError(f"{spec.model}: its tokenizer has no eos_token, which SFTTrainer appends to completions; set one")
     if spec.chat_template is not None:
         tokenizer.chat_template = spec.chat_template
+    _check_template(tokenizer, spec)
     return tokenizer
+
+
+def _check_template(tokenizer: "PreTrainedTokenizerBase", spec: ModelSpec) -> None:
+    """Compile the template once: what is no Jinja would leave every row unscored."""
+    import jinja2
+
+    if tokenizer.chat_template is None:
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        where = f"line {error.lineno}: {one_line(error)}"
+        if spec.chat_template is not None:
+            raise UsageError(f"--chat-template: not a Jinja template: {where}") from error
+        raise ModelError(f"{spec.model}: its chat template cannot be compiled: {where}; pass --chat-template") from error
+    except Exception:  # noqa: S110  (a template may refuse this conversation; rows say for themselves whether it takes them)
+        pass
 
 
 def load_model(spec: ModelSpec) -> LanguageModel:
@@ -155,16 +257,29 @@ def load_model(spec: ModelSpec) -> LanguageModel:
     tokenizer = load_tokenizer(spec)
     where, revision = _where(spec)
     disable_progress_bar()  # a bar per weight file, on top of ours
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+
+    def loaded(attention: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(
             where,
             revision=revision,
             dtype=getattr(torch, spec.dtype),  # without it the checkpoint's own type decides (transformers 5)
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
         )
+
+    preferred, otherwise = ATTENTION
+    try:
+        try:
+            model = loaded(preferred)
+        except ValueError as error:
+            if "attention implementation" not in str(error):
+                raise
+            model = loaded(otherwise)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{spec.model}: cannot be loaded as a causal language model ({_one_line(error)})") from error
+        raise _unloadable(spec, error, "cannot be loaded as a causal language model") from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # a Hub repository may hold an adapter beside its model
+        raise ModelError(f"{spec.model}: holds a PEFT adapter; {_MERGE}")
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= embeddings:
@@ -187,11 +302,13 @@ def _read_config(spec: ModelSpec) -> dict[str, Any]:
     if folder is None:
         from huggingface_hub import hf_hub_download
 
-        folder = Path(hf_hub_download(spec.model, "config.json", revision=_hub_commit(spec.model, spec.revision))).parent
+        commit = _hub_commit(spec.model, spec.revision)
+        with _hub_errors(spec.model, spec.revision):
+            folder = Path(hf_hub_download(spec.model, "config.json", revision=commit)).parent
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{spec.model}: config.json cannot be read ({_one_line(error)})") from error
+        raise ModelError(f"{spec.model}: config.json cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise ModelError(f"{spec.model}: config.json holds no object; a folder as `save_pretrained` writes it is needed")
     return config
@@ -205,5 +322,12 @@ def _where(spec: ModelSpec) -> tuple[str, str | None]:
     return spec.model, _hub_commit(spec.model, spec.revision)
 
 
-def _one_line(error: Exception) -> str:
+def _unloadable(spec: ModelSpec, error: Exception, what: str) -> ModelError | NetworkError:
+    if _local_folder(spec.model) is None and _is_unreachable(error):
+        return NetworkError(f"{spec.model}: {what}, the Hub cannot be reached ({one_line(error)})")
+    return ModelError(f"{spec.model}: {what} ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curate.errors import ModelError
 from curate.examples import Example, Message
-from curate.likelihood.model import ModelSpec, load_tokenizer
+from curate.likelihood.model import ModelSpec, load_tokenizer, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,10 @@ class Unrenderable:
     reason: str
 
 
+class ChatTemplateError(ModelError):
+    """A chat template raised for one row; the message is its own, in one line."""
+
+
 class Renderer:
     """Renders rows for one tokenizer: under its chat template where it has one, as plain concatenation where not.
 
@@ -54,7 +59,7 @@ class Renderer:
         return self.tokenizer.chat_template is not None
 
     def texts(self, example: Example) -> tuple[str, str]:
-        """The prompt as it is rendered alone, and the whole row. Raises what the template raises."""
+        """The prompt as it is rendered alone, and the whole row. Raises ChatTemplateError when the template does not take it."""
         if self.is_chat:
             return self._apply(example.prompt, generate=True), self._apply(example.messages, generate=False)
         (prompt,) = (message["content"] for message in example.messages[:-1])
@@ -63,12 +68,13 @@ class Renderer:
         return prompt, prompt + (completion if completion.endswith(eos) else completion + eos)
 
     def _apply(self, messages: Sequence[Message], *, generate: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+        except Exception as error:  # a template is foreign code: it divides by zero, indexes past the end, refuses with no word
+            raise ChatTemplateError(one_line(error)[:100]) from error
 
     def render(self, examples: Sequence[Example]) -> list[Rendered | Unrenderable]:
         """One result per example, in order. Rows are tokenised together, each distinct prompt once."""
-        import jinja2
-
         results: list[Rendered | Unrenderable | None] = [None] * len(examples)
         pending: list[tuple[int, str, str]] = []
         for place, example in enumerate(examples):
@@ -79,8 +85,8 @@ class Renderer:
             else:
                 try:
                     pending.append((place, *self.texts(example)))
-                except (jinja2.TemplateError, TypeError, KeyError) as error:
-                    results[place] = Unrenderable(f"chat_template: {str(error).splitlines()[0][:100]}")
+                except ChatTemplateError as error:
+                    results[place] = Unrenderable(f"chat_template: {error}")
         if pending:
             prompts = sorted({prompt for _, prompt, _ in pending})
             prompt_ids = dict(zip(prompts, self._tokenize(prompts)["input_ids"], strict=True))

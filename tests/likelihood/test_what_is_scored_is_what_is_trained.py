@@ -214,3 +214,11 @@ def test_rows_that_cannot_be_scored_say_why(messages: list[Any], template: str |
     example = Example([{"role": role, "content": content} for role, content in messages])
     (row,) = Renderer(_tokenizer(template=template), max_length=max_length).render([example])
     assert row == Unrenderable(reason)
+
+
+def test_the_documentation_counts_these_styles() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-it-works.md"
+    if not page.is_file():
+        pytest.skip("docs/how-it-works.md is not here: the suite runs against an installed package")
+    assert len(STYLES) == 11
+    assert "for eleven tokenizer and template styles" in page.read_text("utf-8")
