@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -46,6 +47,29 @@ def cli() -> None:
         curate --recipe familiarity-top50 train.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
     `curate run --help` lists its options. The commands below are its stages and what stands around them.
     """
+
+
+class _RecipeName(click.types.StringParamType):
+    """A recipe by name or file; where it is missing, the shipped names are told."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """The end of `Missing option '--recipe'.`"""
+        from curate.recipes import shipped_recipes
+
+        return f"Shipped: {', '.join(sorted(shipped_recipes()))}; or a YAML file."
+
+
+def _recipe_option(text: str) -> Callable[[F], F]:
+    return click.option("--recipe", "-r", required=True, type=_RecipeName(), help=text)
+
+
+_SHARD_ROWS = click.option(
+    "--shard-rows",
+    type=click.IntRange(1, 1_000_000),
+    default=512,
+    show_default=True,
+    help="Rows per unit of work and of resume, held in memory.",
+)
 
 
 def _loading_options(command: F) -> F:
@@ -124,21 +148,40 @@ def _load_plugins(files: tuple[Path, ...]) -> None:
             raise UsageError(f"--plugin {path}: not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except CurateError as error:
+            raise UsageError(f"--plugin {path}: {error}") from error
+        except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author needs the line
+            line = _line_in(error, str(path))
+            where = f" (line {line})" if line else ""
+            raise UsageError(f"--plugin {path}: {type(error).__name__}: {_first_line(error)}{where}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return (text.strip().splitlines() or ["no message"])[0]
+
+
+def _line_in(error: BaseException, file: str) -> int | None:
+    """The line of a file at which an error arose."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    # ASCII alone: a data set's control and bidirectional characters are escaped, and a parser reads them back as they were.
+    click.echo(json.dumps(value, indent=1))
 
 
 @cli.command(hidden=True)
 @click.argument("data", required=False)
-@click.option("--recipe", "-r", required=True, help="A shipped recipe's name or a YAML file.")
+@_recipe_option("A shipped recipe's name or a YAML file.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder of the run.  [default: curated/NAME]")
 @click.option("--reuse", multiple=True, type=_FOLDER, help="Take over scores of equal rows from an earlier run.")
-@click.option(
-    "--shard-rows", type=click.IntRange(min=1), default=512, show_default=True, help="Rows per unit of work and of resume."
-)
+@_SHARD_ROWS
 @_loading_options
 @_model_options
 @_plugin_option
@@ -171,12 +214,10 @@ def run(
 
 @cli.command()
 @click.argument("data", required=False)
-@click.option("--recipe", "-r", required=True, help="The recipe whose filters score the rows.")
+@_recipe_option("The recipe whose filters score the rows.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder of the run.  [default: curated/NAME]")
 @click.option("--reuse", multiple=True, type=_FOLDER, help="Take over scores of equal rows from an earlier run.")
-@click.option(
-    "--shard-rows", type=click.IntRange(min=1), default=512, show_default=True, help="Rows per unit of work and of resume."
-)
+@_SHARD_ROWS
 @_loading_options
 @_model_options
 @_plugin_option
@@ -216,12 +257,14 @@ def annotate(
 
 @cli.command()
 @click.argument("out", metavar="DIR", type=_FOLDER)
-@click.option("--recipe", "-r", required=True, help="A shipped recipe's name or a YAML file.")
+@_recipe_option("A shipped recipe's name or a YAML file.")
 @click.option("--model", "-m", help="Whose scores, where the folder holds those of several models.")
 @_plugin_option
 @_json_option
 def select(out: Path, recipe: str, model: str | None, plugins: tuple[Path, ...], as_json: bool) -> None:
-    """Apply a recipe to rows that are scored already; takes seconds and needs no model.
+    """Apply a recipe to rows that are scored already.
+
+    It takes seconds and needs no model.
 
     \b
     Example:
@@ -260,7 +303,9 @@ def explain(out: Path, row: int, as_json: bool) -> None:
 @_model_options
 @_json_option
 def preview(data: str | None, rows: int, as_json: bool, **options: Any) -> None:
-    """Show the detected layout and a few rows as the model sees them, scored tokens marked.
+    """Show the layout and a few rows as the model sees them.
+
+    The tokens that bear loss, which are those that are scored, are marked.
 
     \b
     Example:
@@ -279,7 +324,9 @@ def preview(data: str | None, rows: int, as_json: bool, **options: Any) -> None:
 @_model_options
 @_json_option
 def quote(data: str | None, as_json: bool, **options: Any) -> None:
-    """Say what scoring would cost: rows, tokens, time and memory, measured on a sample.
+    """Say what scoring would cost in time and memory.
+
+    Rows are counted, tokens and speed measured on a sample of them.
 
     \b
     Example:
@@ -317,7 +364,9 @@ def filters(name: str | None, plugins: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("name", required=False)
 @_json_option
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the shipped recipes, or print one as YAML to start your own from.
+    """List the shipped recipes, or print one as YAML.
+
+    What is printed is a file to start your own from.
 
     \b
     Example:
@@ -361,7 +410,7 @@ def check(recipe: str, plugins: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("out", metavar="DIR", type=_FOLDER)
 @_json_option
 def verify(out: Path, as_json: bool) -> None:
-    """Re-hash everything in a run's folder and check that no row is lost.
+    """Re-hash a run's folder and check that no row is lost.
 
     \b
     Example:

@@ -85,6 +85,10 @@ def test_help_lists_the_stages(flag: str) -> None:
         assert name in done.out
 
 
+def test_help_has_room_for_every_summary() -> None:
+    assert "..." not in finished("--help", COLUMNS="80").out.partition("Commands:")[2]
+
+
 def test_the_version_is_told() -> None:
     assert curate("--version").out.startswith("curate, version ")
 
@@ -113,11 +117,13 @@ def test_a_recipe_that_needs_a_model_says_what_to_pass(data: Path, tmp_path: Pat
         (["--recipe", "longest50", "d.jsonl", "--reuse", "folder"], 2, ["holds no annotations"]),
         (["--recipe", "longest50", "d.jsonl", "--out", "d.jsonl"], 2, ["is a file"]),
         (["--recipe", "longest50", "d.jsonl", "--out", "d.jsonl/x"], 2, ["not writable"]),
-        (["--recipe", "longest50", "d.jsonl", "--out", "folder"], 2, ["holds other files"]),
-        (["--recipe", "longest50", "d.jsonl", "--out", ""], 2, ["holds other files"]),
+        (["--recipe", "longest50", "d.jsonl", "--out", "folder"], 2, ["choose an empty or new folder"]),
+        (["--recipe", "longest50", "d.jsonl", "--out", ""], 2, ["choose an empty or new folder"]),
         (["--recipe", "longest50", "d.jsonl", "--plugin", "missing.py"], 2, ["no such file"]),
         (["--recipe", "longest50", "d.jsonl", "--plugin", "d.jsonl"], 2, ["not a Python file"]),
+        (["--recipe", "longest50", "d.jsonl", "--shard-rows", "1000001"], 2, ["--shard-rows"]),
         (["--recipe", "longest50", "-"], 3, ["standard input"]),
+        (["d.jsonl"], 2, ["Missing option '--recipe'", "Shipped: ", "longest50", "or a YAML file"]),
         (["--recipe", "longest5", "d.jsonl"], 2, ["did you mean 'longest50'?"]),
         (["--recipe", "missing.yaml", "d.jsonl"], 2, ["no such recipe file"]),
         (["--recipe", "bad.yaml", "d.jsonl"], 2, ["bad.yaml", "not valid YAML"]),
@@ -217,9 +223,13 @@ def test_changed_data_is_a_mistake_that_names_it(out: Path, data: Path) -> None:
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, data: Path) -> None:
     plugin = tmp_path / "mine.py"
-    plugin.write_text("raise RuntimeError('a bug of mine')")
+    plugin.write_text(
+        "from curate import Filter, register\n@register('buggy')\nclass Buggy(Filter):\n    outputs = {'x': 'bool'}\n"
+        "    def score(self, example):\n        raise RuntimeError('a bug of mine')\n"
+    )
+    recipe = recipe_file(tmp_path / "r.yaml", ["drop: {field: buggy.x, is: true}"], filters="{buggy: {}}")
     with pytest.raises(RuntimeError, match="a bug of mine"):
-        curate(*LENGTH, data, "--plugin", plugin)
+        curate("--recipe", recipe, data, "--plugin", plugin, "--out", tmp_path / "out")
 
 
 # Results
@@ -305,6 +315,11 @@ def test_what_data_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
         assert done.code == 0
         assert not set("\x1b\x07\u202e\x00\x9b") & set(done.out + done.err)
     assert "[bold]x[/bold]" in runs[1].out
+    for command in (["explain", str(tmp_path / "out"), "0"], ["preview", str(data)]):
+        printed = curate(*command, "--json")
+        assert printed.out.isascii()
+        assert not set(printed.out) & set("\x1b\x07\x00\x7f")
+        assert repr(NASTY)[1:-1] in repr(printed.json)  # and a parser reads them back as they were
 
 
 def test_file_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:

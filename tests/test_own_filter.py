@@ -1,15 +1,19 @@
 """A filter of one's own: the page that explains it works as printed, by file, in Python and as an installed package."""
 
+import math
+import pickle
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workshop import Outcome, curate, python, record, write_rows
 
 import curate as library
 from curate.errors import UsageError
+from curate.examples.example import UNDECLARED
 from curate.filters import base
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-filters.md"
@@ -107,6 +111,45 @@ def test_an_installed_package_adds_its_filter(tmp_path: Path, files: tuple[Path,
     assert done.json["kept"] == 2
 
 
+def test_the_packages_version_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    info = site / "loud-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "loud.py").write_text(block("python"))
+    (info / "entry_points.txt").write_text("[curate.filters]\nshouting = loud:Shouting\n")
+    code = "import curate, json; print(json.dumps(curate.known_filters()['shouting']().fingerprint()))"
+    packages = []
+    for version in ("1.0", "1.1"):
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: loud\nVersion: {version}\n")
+        packages.append(python(code, PYTHONPATH=str(site)).json["package"])
+    assert packages == ["loud==1.0", "loud==1.1"]
+
+
+def test_shipped_filters_have_no_facts_of_a_source() -> None:
+    assert base.source_facts(library.known_filters()["length"]) == {}
+
+
+# A file that does not load
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import curate\nimport nosuchmodule", "ModuleNotFoundError: No module named 'nosuchmodule' (line 2)"),
+        ("x = 1\ndef (", "SyntaxError: invalid syntax (line 2)"),
+        ("\n\n1 / 0", "ZeroDivisionError: division by zero (line 3)"),
+        ("import sys\nsys.exit()", "SystemExit: no message (line 2)"),
+        ("from curate import *\nregister('row')(Filter)", "Filter: 'row' cannot be a filter's name"),
+    ],
+)
+def test_a_file_that_does_not_load_is_one_line_that_says_where(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    done = curate("filters", "--plugin", tmp_path / "mine.py")
+    assert done.code == 2
+    assert f"--plugin {tmp_path / 'mine.py'}: {words}" in done.err
+    assert done.err.count("\n") == 1
+
+
 # What a class may not be
 
 
@@ -125,6 +168,17 @@ def test_a_filter_must_declare_outputs(body: str) -> None:
 def test_a_name_is_a_lower_case_word(name: str) -> None:
     with pytest.raises(UsageError, match="is no name for a filter"):
         library.register(name)(library.Filter)
+
+
+@pytest.mark.parametrize("name", ["row", "id", "source", "decision", "prompt_key", "messages", "margin", "key", "recipe"])
+def test_a_columns_name_is_no_filters_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' cannot be a filter's name"):
+        library.register(name)(library.Filter)
+
+
+def test_an_output_has_one_of_four_types() -> None:
+    with pytest.raises(UsageError, match="'float32' is no type of an output; did you mean 'float64'"):
+        define("outputs = {'x': 'float32'}")
 
 
 def test_a_shipped_filter_is_not_replaced() -> None:
@@ -148,3 +202,59 @@ def test_a_filter_that_scores_nothing_is_told_which_method_to_write() -> None:
     example = library.Example(messages=[{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}])
     with pytest.raises(AssertionError, match="overrides none of score, score_batch and derive"):
         library.known_filters()["mine"]().score(example)
+
+
+# What a filter may not give
+
+OUTPUTS = "outputs = {'x': 'float64', 'n': 'int64', 'flag': 'bool', 'word': 'string'}"
+GOOD: dict[str, Any] = {"x": 0.5, "n": 3, "flag": True, "word": "a"}
+ROW = library.Example(messages=[{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}], row=17)
+
+
+@pytest.mark.parametrize("result", [GOOD, {**GOOD, "x": 1, "word": "é"}, dict.fromkeys(GOOD), library.Unscored("short")])
+def test_a_result_as_declared_passes(result: Any) -> None:
+    define(OUTPUTS)
+    base.validate_scores(library.known_filters()["mine"](), ROW, result)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({**GOOD, "x": math.nan}, "output 'x' is nan"),
+        ({**GOOD, "x": -math.inf}, "output 'x' is -inf"),
+        ({**GOOD, "x": "high"}, r"output 'x' is 'high' \(str\), declared float64"),
+        ({**GOOD, "x": True}, r"output 'x' is True \(bool\)"),
+        ({**GOOD, "x": 2**60}, r"output 'x' is 1152921504606846976 \(int\)"),
+        ({**GOOD, "n": 3.0}, r"output 'n' is 3.0 \(float\), declared int64"),
+        ({**GOOD, "n": 2**63}, "output 'n'"),
+        ({**GOOD, "flag": 1}, "output 'flag' is 1"),
+        ({**GOOD, "word": "\ud800"}, "output 'word'"),
+        ({"x": 0.5}, "declares outputs 'x', 'n', 'flag', 'word', gave 'x'"),
+        ({}, "gave none"),
+        (None, r"gave nothing \(None\)"),
+        (0.5, "gave a float"),
+        (library.Unscored(""), "a reason is a short phrase"),
+    ],
+)
+def test_a_result_that_breaks_the_declaration_names_filter_row_and_value(result: Any, words: str) -> None:
+    define(OUTPUTS)
+    with pytest.raises(UsageError, match=f"^filter 'mine', row 17: .*{words}"):
+        base.validate_scores(library.known_filters()["mine"](), ROW, result)
+
+
+@pytest.mark.parametrize("results", [[], [GOOD], [GOOD] * 3, None, (GOOD for _ in range(2))])
+def test_a_batch_has_one_result_per_row(results: Any) -> None:
+    define(OUTPUTS)
+    mine = library.known_filters()["mine"]()
+    base.validate_batch(mine, [ROW, ROW], [GOOD, GOOD])
+    with pytest.raises(UsageError, match=r"^filter 'mine': score_batch gave"):
+        base.validate_batch(mine, [ROW, ROW], results)
+
+
+def test_looking_into_columns_that_are_not_declared_is_loud() -> None:
+    for look in (lambda e: e["n"], lambda e: e.get("n"), lambda e: "n" in e, dict, list, len, bool):
+        with pytest.raises(UsageError, match=r"say reads = \('messages', 'extra'\)"):
+            look(UNDECLARED)
+    example = library.Example(messages=ROW.messages, extra=UNDECLARED)
+    assert pickle.loads(pickle.dumps(example)) == example
+    assert repr(UNDECLARED) == "UNDECLARED"

@@ -1,12 +1,14 @@
 """One SFT row, normalised: what every filter sees."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Never, TypedDict
 
 import xxhash
+
+from curate.errors import UsageError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -23,6 +25,34 @@ def stable_hash(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     # surrogatepass: the hash must be defined for every str, also for one that no file can hold.
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+class Undeclared(Mapping[str, Any]):
+    """In the place of `Example.extra` for filters that do not declare it: looking into it raises a UsageError.
+
+    An empty mapping would give every row the value of an absent column, and nobody would notice.
+    """
+
+    def _refuse(self, *_: object) -> Never:
+        raise UsageError("a filter looks into `extra` and does not declare it: say reads = ('messages', 'extra') in its class")
+
+    def __getitem__(self, key: str) -> Any:
+        self._refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        self._refuse()
+
+    def __len__(self) -> int:
+        self._refuse()
+
+    def __repr__(self) -> str:
+        return "UNDECLARED"
+
+    def __reduce__(self) -> str:
+        return "UNDECLARED"  # one object: examples compare equal by it, also after pickling
+
+
+UNDECLARED = Undeclared()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What a filter is: a frozen value that scores examples and knows no threshold."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -95,7 +96,7 @@ class Filter(BaseModel):
         facts["parameters"] = self.model_dump(mode="json", exclude=set(self.described_by_identity))
         if depends := self.depends():
             facts["depends"] = {name: filter_.fingerprint() for name, filter_ in depends.items()}
-        return facts | self.identity() | _source_of(type(self))
+        return facts | self.identity() | source_facts(type(self))
 
     def freeze(self) -> dict[str, Any]:
         """What a plan has to hold so that a resumed run gives the same bytes: batch budget, device, library versions."""
@@ -107,8 +108,11 @@ class Filter(BaseModel):
 
 
 @cache
-def _source_of(cls: type[Filter]) -> dict[str, Any]:
-    """For a filter that is not ours, a hash of its source file: its author may forget to raise `version`."""
+def source_facts(cls: type[Filter]) -> dict[str, str]:
+    """For a filter that is not ours, its source file's hash and its package's version: its author may forget to raise `version`.
+
+    Empty for the shipped filters; `package` is there only where an installed distribution holds the filter's module.
+    """
     if cls.__module__.startswith("curate."):
         return {}
     try:
@@ -118,11 +122,89 @@ def _source_of(cls: type[Filter]) -> dict[str, Any]:
             source = inspect.getsource(cls).encode()
         except (OSError, TypeError):
             source = repr(sorted(vars(cls))).encode()
-    return {"source": xxhash.xxh3_128_hexdigest(source)}
+    facts = {"source": xxhash.xxh3_128_hexdigest(source)}
+    package = _packages().get(cls.__module__.partition(".")[0])
+    return facts | ({"package": package} if package else {})
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Installed distributions by top-level package, as `name==version`."""
+    found = {package: [(name, version(name)) for name in set(names)] for package, names in packages_distributions().items()}
+    for point in _plugin_points():  # a development install lists no modules; its entry points name them
+        if point.dist is not None:
+            found.setdefault(point.module.partition(".")[0], []).append((point.dist.name, point.dist.version))
+    return {package: ", ".join(sorted({f"{name}=={number}" for name, number in held})) for package, held in found.items()}
+
+
+def _plugin_points() -> EntryPoints:
+    return entry_points(group="curate.filters")
+
+
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    # Whole numbers pass for float64 as far as float64 holds them exactly; True is no number.
+    "float64": lambda value: (
+        math.isfinite(value) if isinstance(value, float) else type(value) is int and -(2**53) <= value <= 2**53
+    ),
+    "int64": lambda value: type(value) is int and -(2**63) <= value < 2**63,
+    "bool": lambda value: type(value) is bool,
+    "string": lambda value: isinstance(value, str) and (value.isascii() or _is_text(value)),
+}
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which no file can hold
+        return False
+    return True
+
+
+def validate_scores(filter_: Filter, example: Example, result: Scores | Unscored) -> None:
+    """Raise UsageError, naming filter, row and what was given, unless a result keeps to the filter's declaration."""
+    outputs = filter_.outputs
+    if isinstance(result, Unscored):
+        if not (isinstance(result.reason, str) and result.reason and _is_text(result.reason)):
+            raise UsageError(f"{_place(filter_, example)}: gave {result!r}; a reason is a short phrase")
+        return
+    if not isinstance(result, dict) and not isinstance(result, Mapping):
+        what = f"nothing ({result!r})" if result is None else f"a {type(result).__name__}"
+        raise UsageError(f"{_place(filter_, example)}: gave {what}; give one value per output, or Unscored('reason')")
+    if result.keys() != outputs.keys():
+        raise UsageError(f"{_place(filter_, example)}: declares outputs {_names(outputs)}, gave {_names(result)}")
+    for name, value in result.items():
+        if value is not None and not _IS[outputs[name]](value):
+            raise UsageError(
+                f"{_place(filter_, example)}: output {name!r} is {value!r:.80} ({type(value).__name__}), declared "
+                f"{outputs[name]}; give a{' finite' * (outputs[name] == 'float64')} value of that type, or None"
+            )
+
+
+def _place(filter_: Filter, example: Example) -> str:
+    return f"filter {filter_.name!r}, row {example.row}"
+
+
+def _names(keys: Iterable[object]) -> str:
+    return ", ".join(repr(key) for key in keys) or "none"
+
+
+def validate_batch(filter_: Filter, examples: Sequence[Example], results: Sequence[Scores | Unscored]) -> None:
+    """Raise UsageError unless `score_batch` gave one result per example; `validate_scores` looks into each."""
+    if not isinstance(results, Sequence):
+        raise UsageError(f"filter {filter_.name!r}: score_batch gave a {type(results).__name__}; give a list, one result per row")
+    if len(results) != len(examples):
+        raise UsageError(
+            f"filter {filter_.name!r}: score_batch gave {len(results)} results for {len(examples)} rows; give one per row"
+        )
 
 
 _REGISTRY: dict[str, type[Filter]] = {}
 _NAME = r"a filter's name is lower-case letters, digits and underscores"
+_TAKEN = {
+    *("row", "id", "group", "source", "gold", "tests", "messages", "extra", "prompt", "completion", "prompt_key", "key"),
+    *("decision", "rejected_by", "fails", "margin", "is_unscored", "recipe"),
+}
+"""Columns of rows, annotations, ledger and kept rows: scores stand beside them under their filter's name."""
 
 
 F = TypeVar("F", bound=Filter)
@@ -134,6 +216,10 @@ def register(name: str) -> Callable[[type[F]], type[F]]:
     def add(cls: type[F]) -> type[F]:
         if not (name.isidentifier() and name == name.lower()):
             raise UsageError(f"{cls.__qualname__}: {name!r} is no name for a filter; {_NAME}")
+        if name in _TAKEN:
+            raise UsageError(f"{cls.__qualname__}: {name!r} cannot be a filter's name, it is a column's; choose another")
+        if unknown := [kind for kind in cls.outputs.values() if kind not in _IS]:
+            raise UsageError(f"filter {name!r}: {unknown[0]!r} is no type of an output; {near_miss(str(unknown[0]), _IS)}")
         if not cls.outputs or REASON in cls.outputs:
             raise UsageError(f"filter {name!r} must declare outputs, none of them called {REASON!r}")
         known = _REGISTRY.get(name)
@@ -149,7 +235,7 @@ def register(name: str) -> Callable[[type[F]], type[F]]:
 
 @cache
 def _load_plugins() -> None:
-    for point in entry_points(group="curate.filters"):
+    for point in _plugin_points():
         try:
             point.load()
         except Exception as error:  # foreign code may raise anything; without the package's name nobody could mend it
