@@ -60,11 +60,6 @@ class Examples:
         return self._source.name
 
     @property
-    def columns_found(self) -> tuple[str, ...]:
-        """The columns of the first rows."""
-        return self.layout.seen
-
-    @property
     def notices(self) -> list[str]:
         """What a reader of the run should know: files left out, and values changed in the last complete pass."""
         changed = [f"{note} in {count} rows" for note, count in self._notes.items() if count]
@@ -83,11 +78,6 @@ class Examples:
             row += isinstance(result, Example)
             yield result
         self._notes = notes
-
-    @property
-    def is_typed(self) -> bool:
-        """Whether the user's columns come with Arrow types: Parquet, Arrow, `datasets`."""
-        return self._source.schema() is not None
 
     def extra_schema(self) -> Any:
         """Arrow schema of the columns in `Example.extra`, in types that Parquet can hold; None for JSON and CSV."""

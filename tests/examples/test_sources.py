@@ -167,7 +167,6 @@ def test_arrow_types_of_the_users_columns_are_kept_in_plain_form(tmp_path: Path)
         "json": pa.string(),
         "uuid": pa.binary(16),
     }
-    assert examples.is_typed
     schema = examples.extra_schema()
     assert {field.name: str(field.type).replace("element", "item") for field in schema} == {
         k: str(v) for k, v in expected.items()
