@@ -12,6 +12,7 @@ import xxhash
 from curate import _fs, progress
 from curate.errors import InputError, IntegrityError, UsageError
 from curate.examples import Example, Examples, Refused, stable_hash
+from curate.examples.example import UNDECLARED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +91,9 @@ class RowStore:
         return [self._example(record) for record in self.read(shard, columns).to_pylist()]
 
     def _example(self, record: dict[str, Any]) -> Example:
-        extra = record.pop("extra", None) or {}
+        if "extra" not in record:
+            return Example(**record, extra=UNDECLARED)
+        extra = record.pop("extra") or {}
         return Example(**record, extra=json.loads(extra) if isinstance(extra, str) else extra)
 
     def __iter__(self) -> Iterator[Example]:

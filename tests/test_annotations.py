@@ -144,7 +144,7 @@ def test_the_size_of_shards_changes_model_scores_by_rounding_only(tmp_path: Path
 
 
 def test_undeclared_outputs_fail_loudly(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"undeclared declares \{'value'\}, gave \{'valeu'\}"):
+    with pytest.raises(UsageError, match="declares outputs 'value', gave 'valeu'"):
         annotated(tmp_path, some_rows(4), Undeclared())
 
 

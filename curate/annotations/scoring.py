@@ -1,6 +1,7 @@
 """annotate(): filters score rows shard by shard, each committed as it ends."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ from curate.annotations.planning import KEY, REUSED, prepare, reuse_keys
 from curate.annotations.store import Annotations, Struct, folder_name, from_struct, struct_type, to_struct
 from curate.errors import IntegrityError, UsageError
 from curate.examples import Example, Examples, Refused
+from curate.examples.example import UNDECLARED
 from curate.filters import Filter, Scores, Unscored
-from curate.filters.base import REASON, BackOff
+from curate.filters.base import REASON, BackOff, validate_batch
 from curate.rows import SHARD_ROWS, RowStore, Shard, commit_rows
 
 if TYPE_CHECKING:
@@ -96,8 +98,10 @@ class _Job:
                     for example in todo
                 )
             else:
-                scored = self._score_batch(name, filter_, todo, shard.index)
-            fresh = {e.row: to_struct(filter_, result) for e, result in zip(todo, scored, strict=True)}
+                is_declared = "extra" in filter_.reads or not reads_extra
+                seen = todo if is_declared else [replace(example, extra=UNDECLARED) for example in todo]
+                scored = self._score_batch(name, filter_, seen, shard.index)
+            fresh = {e.row: to_struct(filter_, e, result) for e, result in zip(todo, scored, strict=True)}
             results[name] = [fresh[e.row] if e.row in fresh else served[e.row] for e in examples]
         return {name: structs for name, structs in results.items() if shard.index in self.missing.get(name, ())}
 
@@ -116,11 +120,14 @@ class _Job:
         halvings = store.backoff(index)
         while halvings <= _MOST_BACKOFFS:
             try:
-                return filter_.frozen(store.plan["settings"], backoff=halvings).score_batch(examples)
+                results = filter_.frozen(store.plan["settings"], backoff=halvings).score_batch(examples)
             except BackOff:
                 halvings += 1
                 store.record_backoff(index, halvings)
                 progress.note(f"{filter_.name}: out of memory in shard {index}; trying batches of half the size")
+                continue
+            validate_batch(filter_, examples, results)
+            return results
         raise AssertionError(f"{filter_.name} asked for smaller batches {halvings} times")
 
     def tables(self, shard: Shard, results: Mapping[str, list[Struct]]) -> "dict[str, pa.Table]":
@@ -248,16 +255,20 @@ def _lazily(examples: Examples, filters: Sequence[Filter]) -> "IterableDataset":
             yield {**{name: getattr(record, name) for name in given}, "messages": list(record.messages)}
 
     def score(batch: dict[str, list[Any]]) -> dict[str, list[Struct]]:
-        rows = [Example(**dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+        columns = zip(*batch.values(), strict=True)
+        rows = [Example(**dict(zip(batch, values, strict=True)), extra=UNDECLARED) for values in columns]
         results: dict[str, list[Scores | Unscored]] = {}
         for name, filter_ in ordered.items():
             given = {alias: results[folder_name(needed)] for alias, needed in filter_.depends().items()}
-            results[name] = (
-                [filter_.derive(row, {alias: given[alias][at] for alias in given}) for at, row in enumerate(rows)]
-                if given
-                else filter_.score_batch(rows)
-            )
-        return {f.name: [to_struct(f, result) for result in results[folder_name(f)]] for f in filters}
+            if given:
+                results[name] = [filter_.derive(row, {alias: given[alias][at] for alias in given}) for at, row in enumerate(rows)]
+            else:
+                results[name] = filter_.score_batch(rows)
+                validate_batch(filter_, rows, results[name])
+        return {
+            f.name: [to_struct(f, row, result) for row, result in zip(rows, results[folder_name(f)], strict=True)]
+            for f in filters
+        }
 
     features = Features({**given, **{filter_.name: _feature(filter_) for filter_ in filters}})
     stream = IterableDataset.from_generator(generate, features=given)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
 from curate.errors import CurateError, RecipeError
-from curate.examples import stable_hash
+from curate.examples import Example, stable_hash
 from curate.filters import Filter, Scores, Unscored
-from curate.filters.base import REASON, source_facts
+from curate.filters.base import REASON, source_facts, validate_scores
 from curate.likelihood import model_identity
 from curate.recipes.schema import TARGET
 from curate.rows import RowStore, Shard
@@ -29,11 +29,11 @@ def folder_name(filter_: Filter) -> str:
     return f"{filter_.name}-{stable_hash(filter_.fingerprint())[:12]}"
 
 
-def to_struct(filter_: Filter, result: Scores | Unscored) -> Struct:
-    """A filter's result as it is stored; asserts that the filter keeps to its declaration."""
+def to_struct(filter_: Filter, example: Example, result: Scores | Unscored) -> Struct:
+    """A filter's result as it is stored; raises UsageError when it is not what the filter declares."""
+    validate_scores(filter_, example, result)
     if isinstance(result, Unscored):
         return {**dict.fromkeys(filter_.outputs), REASON: result.reason}
-    assert result.keys() == filter_.outputs.keys(), f"{filter_.name} declares {set(filter_.outputs)}, gave {set(result)}"
     return {**result, REASON: None}
 
 
