@@ -44,7 +44,12 @@ def attempt(*args, **options):
 
 def run(code: str, tmp_path: Path, **environment: str) -> Any:
     """What the code prints as JSON, in a process with a loopback Hub and a cache of its own."""
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     paths = {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", PROLOGUE + code],

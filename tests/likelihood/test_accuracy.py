@@ -88,7 +88,8 @@ def test_float32_means_agree_with_float64_to_1e_5(folder: Path) -> None:
 )
 def test_bfloat16_means_agree_with_float64(folder: Path, bound: float) -> None:
     worst = _worst(ModelSpec(str(folder), dtype="bfloat16"), ModelSpec(str(folder)), 40, ("nll", "content_nll"))
-    assert max(worst.values()) <= bound
+    # The packaged sample's rows are a handful of tokens long: there a single token's rounding is the row's.
+    assert max(worst.values()) <= (bound if GSM8K.is_file() else 5e-2)
 
 
 def test_batch_budget_changes_nothing_beyond_rounding() -> None:
