@@ -13,7 +13,7 @@ from curate import progress
 from curate.errors import InputError
 from curate.examples import Example, Examples, Refused
 from curate.filters.likelihood import Likelihood
-from curate.likelihood import Rendered, Renderer
+from curate.likelihood import ChatTemplateError, Rendered, Renderer
 
 PROBE_ROWS = 64
 PROBE_SECONDS = 20.0
@@ -107,7 +107,10 @@ def _added(renderer: Renderer, example: Example) -> str | None:
     """What the template says that the data does not: its own words, less markers and role names."""
     if not renderer.is_chat:
         return None
-    text, _ = renderer.texts(example)
+    try:
+        text, _ = renderer.texts(example)
+    except ChatTemplateError:
+        return None  # the row itself says that it cannot be rendered
     for known in [*(message["content"].strip() for message in example.prompt), *renderer.tokenizer.all_special_tokens]:
         text = text.replace(known, " ") if known else text
     text = re.sub(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]", " ", text)  # markers that the tokenizer does not list as special

@@ -15,6 +15,7 @@ class Entropy(ModelSettings):
     Outputs:
         entropy: mean entropy of the predicted distribution over the content tokens, in nats. In [0, ln V].
         content_tokens: tokens that the mean is taken over.
+        truncated: taken over the first max_length tokens of a longer row.
 
     Unscored: as `likelihood`. Cost: none beyond the pass that it shares with `perplexity`.
     Source: the entropy scoring of arXiv:2407.12835, whose formula is not published; this is the mean over tokens of
@@ -22,7 +23,7 @@ class Entropy(ModelSettings):
     """
 
     version: ClassVar[int] = 1
-    outputs: ClassVar[Mapping[str, OutputType]] = {"entropy": "float64", "content_tokens": "int64"}
+    outputs: ClassVar[Mapping[str, OutputType]] = {"entropy": "float64", "content_tokens": "int64", "truncated": "bool"}
 
     def depends(self) -> Mapping[str, Filter]:
         """The conditional pass."""
@@ -33,4 +34,8 @@ class Entropy(ModelSettings):
         sums = given["conditional"]
         if isinstance(sums, Unscored):
             return sums
-        return {"entropy": mean_of(sums, "content_entropy", "content_tokens"), "content_tokens": sums["content_tokens"]}
+        return {
+            "entropy": mean_of(sums, "content_entropy", "content_tokens"),
+            "content_tokens": sums["content_tokens"],
+            "truncated": sums["truncated"],
+        }

@@ -94,7 +94,7 @@ class SelectionReport:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=1)
 
 
 def make_report(selection: Selection) -> SelectionReport:

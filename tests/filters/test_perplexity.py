@@ -45,7 +45,8 @@ def test_ifd_is_the_ratio_of_perplexities() -> None:
 
 
 def test_entropy_is_the_mean_over_the_content() -> None:
-    assert Entropy(model="any").derive(example("q", "a"), {"conditional": SUMS}) == {"entropy": 0.5, "content_tokens": 4}
+    scores = Entropy(model="any").derive(example("q", "a"), {"conditional": SUMS})
+    assert scores == {"entropy": 0.5, "content_tokens": 4, "truncated": False}
 
 
 def test_unscored_stays_unscored_with_its_reason() -> None:
