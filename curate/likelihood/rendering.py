@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+TOGETHER = 64
+"""Rows tokenised in one call. A token costs some hundred bytes while its offsets are held, so a whole shard would be the
+largest thing in memory; the tokenizer is no faster beyond this."""
+
+
 @dataclass(frozen=True)
 class Rendered:
     """One row as token ids. Loss falls on `input_ids[start:]`; of these, `content` marks the verbatim completion."""
@@ -74,7 +79,12 @@ class Renderer:
             raise ChatTemplateError(one_line(error)[:100]) from error
 
     def render(self, examples: Sequence[Example]) -> list[Rendered | Unrenderable]:
-        """One result per example, in order. Rows are tokenised together, each distinct prompt once."""
+        """One result per example, in order. Rows are tokenised some at a time, each distinct prompt among them once."""
+        return [
+            result for at in range(0, len(examples), TOGETHER) for result in self._render_together(examples[at : at + TOGETHER])
+        ]
+
+    def _render_together(self, examples: Sequence[Example]) -> list[Rendered | Unrenderable]:
         results: list[Rendered | Unrenderable | None] = [None] * len(examples)
         pending: list[tuple[int, str, str]] = []
         for place, example in enumerate(examples):
