@@ -1,4 +1,4 @@
-"""What every filter promises, checked for all that are known. A filter that asks a model runs where a `model_folder` fixture exists."""
+"""What every filter promises, checked for all that are known."""
 
 import pickle
 from collections.abc import Sequence
@@ -37,13 +37,8 @@ EXAMPLES = [
 def fitted(request: pytest.FixtureRequest) -> Filter:
     """Each known filter with default parameters, fitted where it learns from the corpus."""
     cls = known_filters()[request.param]
-    if "model" not in cls.model_fields:
-        built = cls()
-    else:
-        try:
-            built = cls.model_validate({"model": str(request.getfixturevalue("model_folder"))})
-        except pytest.FixtureLookupError:
-            pytest.skip(f"{request.param} needs a model and there is no fixture `model_folder`")
+    given = {"model": str(request.getfixturevalue("model_folder"))} if "model" in cls.model_fields else {}
+    built = cls.model_validate(given)
     return built.fit(EXAMPLES) if cls.needs_corpus() else built
 
 

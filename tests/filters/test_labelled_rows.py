@@ -75,7 +75,6 @@ def test_tells_mark_the_sources_that_are_known_for_them(name: str, source: str, 
     assert low <= sum(bool(Tells().score(example(row))[tell]) for row in rows) / len(rows) <= high
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="the packaged sample is not built yet")
 def test_planted_defects_of_the_packaged_sample_are_found() -> None:
     found: dict[str, list[bool]] = {}
     for line in SAMPLE.read_text(encoding="utf-8").splitlines():
