@@ -14,12 +14,13 @@ ROOT = Path(curate.__file__).parent
 LAYERS = [
     ("cli",),
     ("console", "catalogue"),
-    ("pipeline", "inspection", "verification"),
+    ("pipeline", "inspection", "verification", "calibration", "advice", "correlation"),
+    ("reports",),
     ("selection",),
     ("annotations",),
     ("recipes",),
     ("filters",),
-    ("likelihood",),
+    ("likelihood", "sandbox", "diversity", "learning"),
     ("rows",),
     ("reference",),
     ("examples",),
@@ -28,7 +29,8 @@ LAYERS = [
 ]
 HEIGHT = {name: -place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "trl", "peft", "detoxify", "textstat", "pandas", "accelerate", "rich"}
-NUMPY_AT_TOP = ("selection", "inspection")
+HEAVY |= {"sklearn", "scipy", "matplotlib", "duckdb", "sacrebleu", "math_verify", "sympy", "ftfy", "py3langid", "datasketch"}
+NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "reports", "calibration", "advice", "correlation")
 
 
 def part_of(path: Path) -> str:
