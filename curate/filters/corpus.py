@@ -81,4 +81,5 @@ def _fields_of(examples: Iterable[Example], fields: list[str]) -> Iterator[list[
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, int, float, bool, list)) else str(value)
+    """As JSON has it; a tuple of tests is the list that `rows/` gives back."""
+    return list(value) if isinstance(value, tuple) else value if value is None or isinstance(value, (str, list)) else str(value)
