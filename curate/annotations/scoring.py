@@ -180,9 +180,9 @@ def _annotate_into(
     pending = job.pending()
     if pending:
         _run(job, pending)
-    for store in job.stores.values():
+    for name, store in job.stores.items():
         if not store.is_complete:
-            store.finish()
+            store.finish(job.filters[name].findings())
     return Annotations(rows, [job.stores[folder_name(filter_)] for filter_ in fitted])
 
 

@@ -116,13 +116,21 @@ class AnnotationStore:
     def _backoff_path(self, index: int) -> Path:
         return self.folder / f"backoff-{index:05d}.json"
 
-    def finish(self) -> None:
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What the filter found out on the way; empty before the folder is complete, and for most filters."""
+        found = _fs.read_json(self.folder / MANIFEST).get("findings", {}) if self.is_complete else {}
+        return dict(found)
+
+    def finish(self, findings: Mapping[str, Any]) -> None:
         """Write the manifest, which makes the folder complete."""
         markers = [_fs.read_marker(self.folder, shard.index) for shard in self.shards]
         assert all(markers), "finish() before every shard was committed"
         rows = sum(marker["rows"] for marker in markers if marker)
         assert rows == self.plan["rows"]["count"], "rows annotated and rows committed differ"
-        _fs.commit_json(self.folder / MANIFEST, {"format": _fs.FORMAT, "rows": rows, "parts": markers})
+        _fs.commit_json(
+            self.folder / MANIFEST, {"format": _fs.FORMAT, "rows": rows, "parts": markers, "findings": dict(findings)}
+        )
 
     def reasons(self) -> dict[str, int]:
         """Unscored rows by reason."""

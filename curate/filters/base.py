@@ -98,6 +98,13 @@ class Filter(BaseModel):
             facts["depends"] = {name: filter_.fingerprint() for name, filter_ in depends.items()}
         return facts | self.identity() | source_facts(type(self))
 
+    def findings(self) -> dict[str, Any]:
+        """What was measured on the way and a reader of the scores should know, such as a cross-validated correlation; as JSON.
+
+        Asked for once, when every row is scored; stored beside the scores and told in the report of a selection.
+        """
+        return {}
+
     def freeze(self) -> dict[str, Any]:
         """What a plan has to hold so that a resumed run gives the same bytes: batch budget, device, library versions."""
         return {}
