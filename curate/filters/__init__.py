@@ -6,6 +6,7 @@ from curate.filters.errors import Errors
 from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
 from curate.filters.perplexity import Perplexity
+from curate.filters.readability import Readability
 from curate.filters.tells import Tells
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Length",
     "Likelihood",
     "Perplexity",
+    "Readability",
     "Scores",
     "Tells",
     "Unscored",
