@@ -67,3 +67,28 @@ def plain_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_folder(tiny_model_dir: Path) -> Path:
     """Any model, for tests that do not care which."""
     return tiny_model_dir
+
+
+@pytest.fixture(scope="session")
+def toxicity_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random classifier in the layout of Detoxify's checkpoints, config and tokenizer beside it; the published ones are 438 MB."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("toxicity")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(words), num_labels=3, **sizes)
+    config.save_pretrained(folder)
+    arch = {"num_classes": 3, "model_type": "bert-base-uncased", "model_name": "BertForSequenceClassification"}
+    facts = {
+        "arch": {"args": {**arch, "tokenizer_name": "BertTokenizer"}},
+        "dataset": {"args": {"classes": ["toxic", "severe_toxic", "insult"]}},
+    }
+    weights = BertForSequenceClassification(config).state_dict()
+    torch.save({"state_dict": weights, "config": facts}, folder / "toxic.ckpt")
+    return folder / "toxic.ckpt"

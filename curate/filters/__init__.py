@@ -8,6 +8,7 @@ from curate.filters.likelihood import Likelihood
 from curate.filters.perplexity import Perplexity
 from curate.filters.readability import Readability
 from curate.filters.tells import Tells
+from curate.filters.toxicity import Toxicity
 
 __all__ = [
     "Entropy",
@@ -19,6 +20,7 @@ __all__ = [
     "Readability",
     "Scores",
     "Tells",
+    "Toxicity",
     "Unscored",
     "build_filter",
     "known_filters",
