@@ -10,6 +10,9 @@ from curate.progress import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curate.advice import Advice
+    from curate.advice.statistics import Estimate
+    from curate.correlation import Correlations
     from curate.inspection import Preview, Quote
     from curate.pipeline import RunResult
     from curate.selection import SelectionReport
@@ -45,7 +48,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_fro
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for place, header in enumerate(headers):
-        widest = max((len(row[place]) for row in rows), default=0)
+        widest = max((len(line) for row in rows for line in row[place].split("\n")), default=0)
         is_number = place >= numbers_from
         least = widest if is_number else min(widest, LEAST_TEXT if place else LEAST_FIRST)
         table.add_column(header, justify="right" if is_number else "left", min_width=least)
@@ -245,3 +248,74 @@ def show_quote(quote: "Quote") -> None:
         out.print(f"memory          {quote.memory_mb:,.0f} MB at the peak of the probe; it does not grow with the number of rows")
     if quote.rows_truncated:
         out.print(f"truncated       {quote.rows_truncated:.1%} of the sampled rows are longer than max_length")
+
+
+def show_advice(advice: "Advice") -> None:
+    """Sources best first, why, and what that rests on."""
+    out = console()
+    has_bleu = any(fact.self_bleu for fact in advice.sources)
+    headers = [
+        "source",
+        "rows",
+        *(["self-aligned"] if advice.measure == "self_aligned" else []),
+        "perplexity",
+        "median",
+        "errors",
+    ]
+    headers += [*(["self-BLEU"] if has_bleu else []), "characters"]
+    rows = []
+    for fact in advice.sources:
+        rank = f"{advice.ranked.index(fact.source) + 1}" if fact.source in advice.ranked else "-"
+        own = " (own)" if fact.is_own else " =" if fact.source in advice.tied else ""
+        cells = [fact.perplexity, fact.median_perplexity]
+        if advice.measure == "self_aligned":
+            cells.insert(0, fact.self_aligned)
+        shown = [_interval(cell, "{:,.2f}") for cell in cells] + [_interval(fact.error_rate, "{:.1%}")]
+        shown += [_interval(fact.self_bleu, "{:.3f}")] if has_bleu else []
+        rows.append([rank, plain(fact.source, most=40) + own, f"{fact.rows:,}", *shown, f"{fact.length.value:,.0f}"])
+    out.print(_table(headers, rows, numbers_from=2))
+    paired = f"{advice.shared_prompts:,} of {advice.prompts:,} prompts answered by every source"
+    out.print(f"{paired}; below a figure its 95 % interval over prompts" + ("; = may equal the first" if advice.tied else ""))
+    out.print(f"\n{plain(advice.reason)}", style="bold")
+    for note in advice.notes:
+        out.print(f"note: {plain(note)}", style="yellow")
+    out.print(f"\nWhat this rests on: {advice.evidence}")
+    for limit in advice.limits:
+        out.print(f"  {limit}")
+
+
+def _interval(estimate: "Estimate | None", form: str) -> str:
+    if estimate is None:
+        return "-"
+    return f"{form.format(estimate.value)}\n{form.format(estimate.low)}-{form.format(estimate.high)}"
+
+
+def show_correlations(found: "Correlations") -> None:
+    """What each score's variance is made of, then the correlations."""
+    out = console()
+    out.print(f"{found.rows:,} rows, {found.sources:,} sources, {found.prompts:,} prompts")
+    shares = [
+        [plain(field.name, most=50), f"{field.scored:,}"]
+        + ["-" if share is None else f"{share:.0%}" for share in field.shares.in_order()]
+        for field in found.fields
+    ]
+    out.print(_table(["share of variance that is", "rows", "source", "prompt", "length", "together"], shares))
+    names = [field.name for field in found.fields]
+    if len(names) <= 12:
+        rows = [
+            [f"{place} {name}", *("-" if value is None else f"{value:+.2f}" for value in found.correlation[place - 1][:place])]
+            + [""] * (len(names) - place)
+            for place, name in enumerate(names, 1)
+        ]
+        out.print("Spearman rank correlations, pairwise complete:")
+        out.print(_table(["", *(f"{place}" for place in range(1, len(names) + 1))], rows))
+    else:
+        strongest = found.strongest(20)
+        rows = [[a, b, f"{value:+.2f}", f"{count:,}"] for a, b, value, count in strongest]
+        what = f"the {len(rows)} largest Spearman rank correlations between scores of different filters, at least 0.3 in size"
+        out.print(f"{what}; all with --json, --plot, or --fields of at most 12 scores:")
+        out.print(_table(["", "and", "correlation", "rows"], rows, numbers_from=2))
+    if found.constant:
+        out.print(f"one value in all rows, left out: {plain(', '.join(found.constant))}")
+    if found.copies:
+        out.print(f"left out as equal: {plain(', '.join(f'{name} = {other}' for name, other in found.copies.items()))}")
