@@ -18,6 +18,7 @@ def draw(advice: "Advice", path: Path) -> None:
         raise UsageError(f"--plot {path}: name a file that ends in {', '.join(FORMATS)}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     panels = [(title, values) for title, values in _panels(advice.sources) if any(values)]
     count = len(advice.sources)
@@ -36,8 +37,9 @@ def draw(advice: "Advice", path: Path) -> None:
         axis.margins(y=0.5 / count)
         if "perplexity" in title:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter("")
+            axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(axis="x", color="#e5e5e5")
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=8, length=0)

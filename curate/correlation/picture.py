@@ -25,7 +25,7 @@ def draw(found: "Correlations", path: Path) -> None:
 
     names = [field.name.replace("$", r"\$") for field in found.fields]
     cell = max(0.3, min(0.5, 12 / count))
-    figure = Figure(figsize=(cell * count + 6.6, cell * count + 2.6), layout="constrained")
+    figure = Figure(figsize=(cell * count + 4.6, cell * count + 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (max(count, 4) * cell, 2.2)})
     values = [[float("nan") if value is None else value for value in row] for row in found.correlation]
@@ -45,7 +45,7 @@ def draw(found: "Correlations", path: Path) -> None:
     right.set_facecolor("#dddddd")
     right.imshow(table, cmap="Greens", vmin=0, vmax=1, aspect="auto")
     right.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    right.set_yticks(range(count), names, fontsize=8)
+    right.set_yticks([])
     right.tick_params(length=0)
     right.set_title("share of variance", fontsize=10)
     for i, shares in enumerate(table):

@@ -28,17 +28,22 @@ class Shares:
 
 
 def shares(values: Floats, source: Ints, prompt: Ints, length: Floats | None) -> Shares:
-    """Omega squared of each alone, and adjusted R squared of all three together.
+    """Each alone: R squared less what as many groups of pure chance would explain; together: adjusted R squared.
 
-    Omega squared is R squared less what as many groups of pure chance would explain: with two rows per prompt, prompt alone
-    would "explain" half of noise. Length is 20 groups of equal size, so that a bend counts; without it (for length itself),
-    the other two.
+    Uncorrected, prompts of two rows each "explain" half of noise. For source and length the correction is omega squared; for
+    prompts, which are many and small, it also knows how sources are spread over them (`prompt_share`). Length is 20 groups of
+    equal size, so that a bend counts; without it (for length itself), the other two.
     """
-    groups = [source, prompt] if length is None else [source, prompt, length_bins(length)]
-    alone = [omega_squared(values, codes) for codes in groups]
-    informative = [codes for codes, share in zip(groups, alone, strict=True) if share is not None]
-    of_source, of_prompt, of_length = [*alone, None][:3]
-    return Shares(len(values), of_source, of_prompt, of_length, additive(values, informative) if informative else None)
+    bins = None if length is None else length_bins(length)
+    alone = {
+        "source": omega_squared(values, source),
+        "prompt": prompt_share(values, source, prompt),
+        "length": None if bins is None else omega_squared(values, bins),
+    }
+    groups = {"source": source, "prompt": prompt, "length": bins}
+    informative = [codes for name, codes in groups.items() if codes is not None and alone[name] is not None]
+    fit = additive(values, informative) if informative else None
+    return Shares(len(values), **alone, together=None if fit is None else fit.adjusted_r_squared)
 
 
 def length_bins(length: Floats) -> Ints:
@@ -64,28 +69,74 @@ def omega_squared(values: Floats, codes: Ints) -> float | None:
     return max(0.0, (total - within - (k - 1) * noise) / (total + noise))
 
 
-def additive(values: Floats, groups: list[Ints]) -> float | None:
-    """Adjusted R squared of the sum of one effect per group, at least 0; None where no row is left to judge it by.
+def prompt_share(values: Floats, source: Ints, prompt: Ints) -> float | None:
+    """Share of variance between prompts, at least 0, less what chance puts there; None where `omega_squared` is.
 
-    Fitted by taking group means off in turn until nothing moves, which needs no matrix and so works for 100,000 rows.
+    Chance puts noise there, by the residual of the model of source and prompt, and the effect of sources as far as prompts happen
+    to have other sources: nothing where every source answers every prompt, and there omega squared would take off too much. What
+    sources explain between prompts beyond a random spread, such as where each has prompts of its own, is no chance and stays.
+    """
+    alone = omega_squared(values, prompt)
+    fit = additive(values, [source, prompt]) if alone is not None else None
+    if alone is None or fit is None:
+        return alone
+    _, codes, sizes = np.unique(prompt, return_inverse=True, return_counts=True)
+    n, k = len(values), len(sizes)
+    of_source = fit.effects[0] - fit.effects[0].mean()
+    whole = float(of_source @ of_source)
+    spread = float((np.bincount(codes, of_source) ** 2 / sizes).sum())
+    random = (k - 1) / (n - 1)  # share of the sources' effect that would lie between prompts of random sources
+    by_chance = spread if spread <= random * whole else random * (whole - spread) / (1 - random)
+    centred = values - values.mean()
+    between = float((np.bincount(codes, centred) ** 2 / sizes).sum())
+    noise = fit.rest / fit.freedom
+    return max(0.0, (between - (k - 1) * noise - by_chance) / (float(centred @ centred) + noise))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A sum of one effect per group, fitted by least squares."""
+
+    effects: list[Floats]
+    """Per group, the effect of each row."""
+    rest: float
+    """Sum of squares that is left."""
+    freedom: int
+    taken: int
+    """Parameters, less the mean."""
+    total: float
+
+    @property
+    def adjusted_r_squared(self) -> float:
+        """At least 0."""
+        return max(0.0, 1 - (self.rest / self.freedom) / (self.total / (self.freedom + self.taken)))
+
+
+def additive(values: Floats, groups: list[Ints]) -> Fit | None:
+    """Least squares by taking group means off in turn until nothing moves; None where no row is left to judge it by.
+
+    That needs no matrix, so that it works for 100,000 rows of as many prompts.
     """
     coded = [np.unique(codes, return_inverse=True)[1] for codes in groups]
     sizes = [np.bincount(codes) for codes in coded]
-    n = len(values)
-    freedom = n - 1 - sum(len(size) - 1 for size in sizes)
-    total = float(((values - values.mean()) ** 2).sum())
-    if freedom < 1 or total <= _rounding(values):
+    taken = sum(len(size) - 1 for size in sizes)
+    rest = values - values.mean() if len(values) else values
+    total = float(rest @ rest)
+    if len(values) - 1 - taken < 1 or total <= _rounding(values):
         return None
-    rest = values - values.mean()
+    effects = [np.zeros(len(size)) for size in sizes]
     before = total
     for _ in range(_MOST_ROUNDS):
-        for codes, size in zip(coded, sizes, strict=True):
-            rest = rest - (np.bincount(codes, rest) / size)[codes]
+        for effect, codes, size in zip(effects, coded, sizes, strict=True):
+            means = np.bincount(codes, rest) / size
+            effect += means
+            rest = rest - means[codes]
         now = float(rest @ rest)
         if before - now <= _STOP * total:
             break
         before = now
-    return max(0.0, 1 - (now / freedom) / (total / (n - 1)))
+    rows = [effect[codes] for effect, codes in zip(effects, coded, strict=True)]
+    return Fit(rows, now, len(values) - 1 - taken, taken, total)
 
 
 def _rounding(values: Floats) -> float:
