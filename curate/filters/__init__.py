@@ -1,21 +1,27 @@
 """The shipped filters; importing this package registers them."""
 
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
+from curate.filters.compression import Compression
+from curate.filters.distinct import Distinct
 from curate.filters.entropy import Entropy
 from curate.filters.errors import Errors
 from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
+from curate.filters.near_duplicate import NearDuplicate
 from curate.filters.perplexity import Perplexity
 from curate.filters.readability import Readability
 from curate.filters.tells import Tells
 from curate.filters.toxicity import Toxicity
 
 __all__ = [
+    "Compression",
+    "Distinct",
     "Entropy",
     "Errors",
     "Filter",
     "Length",
     "Likelihood",
+    "NearDuplicate",
     "Perplexity",
     "Readability",
     "Scores",
