@@ -301,7 +301,7 @@ def show_correlations(found: "Correlations") -> None:
     ]
     out.print(_table(["share of variance that is", "rows", "source", "prompt", "length", "together"], shares))
     names = [field.name for field in found.fields]
-    if len(names) <= 12:
+    if len(names) <= 8:
         rows = [
             [f"{place} {name}", *("-" if value is None else f"{value:+.2f}" for value in found.correlation[place - 1][:place])]
             + [""] * (len(names) - place)
@@ -313,7 +313,7 @@ def show_correlations(found: "Correlations") -> None:
         strongest = found.strongest(20)
         rows = [[a, b, f"{value:+.2f}", f"{count:,}"] for a, b, value, count in strongest]
         what = f"the {len(rows)} largest Spearman rank correlations between scores of different filters, at least 0.3 in size"
-        out.print(f"{what}; all with --json, --plot, or --fields of at most 12 scores:")
+        out.print(f"{what}; all with --json, --plot, or --fields of at most 8 scores:")
         out.print(_table(["", "and", "correlation", "rows"], rows, numbers_from=2))
     if found.constant:
         out.print(f"one value in all rows, left out: {plain(', '.join(found.constant))}")

@@ -25,16 +25,16 @@ def draw(found: "Correlations", path: Path) -> None:
 
     names = [field.name.replace("$", r"\$") for field in found.fields]
     cell = max(0.3, min(0.5, 12 / count))
-    figure = Figure(figsize=(cell * count + 4.6, cell * count + 2.6), layout="constrained")
+    figure = Figure(figsize=(cell * max(count, 4) + 4.6, cell * max(count, 4) + 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (max(count, 4) * cell, 2.2)})
     values = [[float("nan") if value is None else value for value in row] for row in found.correlation]
     left.set_facecolor("#dddddd")
-    image = left.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    image = left.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")  # rows as high as beside it
     left.set_xticks(range(count), names, rotation=90, fontsize=8)
     left.set_yticks(range(count), names, fontsize=8)
     left.tick_params(length=0)
-    left.set_title("Spearman rank correlation (grey: undefined)", fontsize=10)
+    left.set_title("rank correlation", fontsize=10)
     for i, row in enumerate(found.correlation):
         for j, value in enumerate(row):
             if value is not None and i != j and abs(value) >= 0.1:
@@ -54,7 +54,7 @@ def draw(found: "Correlations", path: Path) -> None:
                 right.text(
                     j, i, f"{share:.0%}", ha="center", va="center", fontsize=6.5, color="white" if share > 0.6 else "black"
                 )
-    figure.colorbar(image, ax=left, location="bottom", shrink=0.5, aspect=40)
+    figure.colorbar(image, ax=left, location="bottom", shrink=0.5, aspect=40, label="Spearman; grey: undefined")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
