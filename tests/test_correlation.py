@@ -193,6 +193,15 @@ def test_fields_are_chosen_by_filter_name_or_pattern(folder: Path) -> None:
     assert [field.name for field in correlate(folder, fields=["*.words"]).fields] == ["length.words"]
 
 
+def test_one_filter_with_two_settings_stands_twice(tmp_path: Path) -> None:
+    rows = [record(f"q{n}", "once more " * n + "the end.", source="ab"[n % 2]) for n in range(12)]
+    both = [build_filter("errors", {"copies": copies}, where="test") for copies in (3, 9)]
+    annotate(load_examples(rows), both, tmp_path)
+    names = [field.name for field in correlate(tmp_path, fields=["*.loop"]).fields]
+    assert len(names) == 2
+    assert all(name.startswith("errors-") for name in names)
+
+
 def test_an_unknown_field_is_refused_with_the_nearest(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"no such score; did you mean 'length.words'"):
         correlate(folder, fields=["length.wrods"])
