@@ -19,7 +19,7 @@ class Compression(Filter):
     """Bytes of the completion over its compressed bytes. Higher is more repetitive.
 
     Outputs:
-        ratio: UTF-8 bytes over the bytes that DEFLATE makes of them, its constant frame of 11 bytes left out. Prose of some hundred
+        ratio: UTF-8 bytes over the bytes that DEFLATE makes of them, its constant frame of 11 bytes left out. Prose of a hundred
             words has about 1.7 to 2.5, a text that repeats itself far more.
         bytes: UTF-8 bytes of the completion.
 
