@@ -7,6 +7,7 @@
     │   └── LayoutError        3  the columns do not say what is prompt and what is completion
     ├── ResourceError          4  disk, memory or device gave out
     ├── ModelError             3  a model or tokenizer cannot be used as it is
+    ├── SandboxError           5  untrusted code cannot be isolated here
     ├── NetworkError           6  the Hub cannot be reached
     └── IntegrityError         7  a stored file is not what was committed
 
@@ -48,6 +49,12 @@ class ModelError(CurateError):
     """A model or tokenizer that is missing, unsafe to load, or inconsistent with itself."""
 
     exit_code = 3
+
+
+class SandboxError(CurateError):
+    """Untrusted code would have to run and nothing here isolates it; nothing was run."""
+
+    exit_code = 5
 
 
 class NetworkError(CurateError):
