@@ -2,8 +2,8 @@
 
 import itertools
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from curate.progress import duration
 
@@ -41,8 +41,11 @@ def console() -> "Console":
     return Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> Any:
-    """A table whose numbers stay whole: on a narrow terminal their headers and the text in the other columns wrap."""
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1, fold: bool = False) -> Any:
+    """A table whose numbers stay whole: on a narrow terminal their headers and the text in the other columns wrap.
+
+    `fold` breaks long words of text rather than cutting them off, for names that differ at their end.
+    """
     from rich import box
     from rich.table import Table
 
@@ -51,7 +54,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_fro
         widest = max((len(line) for row in rows for line in row[place].split("\n")), default=0)
         is_number = place >= numbers_from
         least = widest if is_number else min(widest, LEAST_TEXT if place else LEAST_FIRST)
-        table.add_column(header, justify="right" if is_number else "left", min_width=least)
+        overflow: Literal["fold", "ellipsis"] = "fold" if fold and not is_number else "ellipsis"
+        table.add_column(header, justify="right" if is_number else "left", min_width=least, overflow=overflow)
     for row in rows:
         table.add_row(*row)
     return table
@@ -254,26 +258,19 @@ def show_advice(advice: "Advice") -> None:
     """Sources best first, why, and what that rests on."""
     out = console()
     has_bleu = any(fact.self_bleu for fact in advice.sources)
-    headers = [
-        "source",
-        "rows",
-        *(["self-aligned"] if advice.measure == "self_aligned" else []),
-        "perplexity",
-        "median",
-        "errors",
-    ]
-    headers += [*(["self-BLEU"] if has_bleu else []), "characters"]
-    rows = []
+    headers = ["", "source", "rows", *(["self-aligned"] if advice.measure == "self_aligned" else [])]
+    headers += ["perplexity", "median", "errors", *(["self-BLEU"] if has_bleu else []), "characters"]
+    rows: list[list[str]] = []
     for fact in advice.sources:
         rank = f"{advice.ranked.index(fact.source) + 1}" if fact.source in advice.ranked else "-"
         own = " (own)" if fact.is_own else " =" if fact.source in advice.tied else ""
         cells = [fact.perplexity, fact.median_perplexity]
         if advice.measure == "self_aligned":
             cells.insert(0, fact.self_aligned)
-        shown = [_interval(cell, "{:,.2f}") for cell in cells] + [_interval(fact.error_rate, "{:.1%}")]
-        shown += [_interval(fact.self_bleu, "{:.3f}")] if has_bleu else []
+        shown = [_interval(cell, _three_digits) for cell in cells] + [_interval(fact.error_rate, "{:.0%}".format)]
+        shown += [_interval(fact.self_bleu, "{:.2f}".format)] if has_bleu else []
         rows.append([rank, plain(fact.source, most=40) + own, f"{fact.rows:,}", *shown, f"{fact.length.value:,.0f}"])
-    out.print(_table(headers, rows, numbers_from=2))
+    out.print(_table(headers, rows, numbers_from=2, fold=True))
     paired = f"{advice.shared_prompts:,} of {advice.prompts:,} prompts answered by every source"
     out.print(f"{paired}; below a figure its 95 % interval over prompts" + ("; = may equal the first" if advice.tied else ""))
     out.print(f"\n{plain(advice.reason)}", style="bold")
@@ -284,10 +281,14 @@ def show_advice(advice: "Advice") -> None:
         out.print(f"  {limit}")
 
 
-def _interval(estimate: "Estimate | None", form: str) -> str:
+def _interval(estimate: "Estimate | None", form: Callable[[float], str]) -> str:
     if estimate is None:
         return "-"
-    return f"{form.format(estimate.value)}\n{form.format(estimate.low)}-{form.format(estimate.high)}"
+    return f"{form(estimate.value)}\n{form(estimate.low)}-{form(estimate.high)}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def show_correlations(found: "Correlations") -> None:

@@ -20,7 +20,6 @@ from curate.advice.sampling import Sample, sample
 from curate.advice.statistics import Estimate, Redrawn, is_far_above
 from curate.errors import UsageError
 from curate.examples import load_examples
-from curate.filters import known_filters
 from curate.reference import model_path
 
 ROOT = Path(__file__).parents[1]
@@ -297,6 +296,7 @@ def test_a_picture_of_another_format_is_refused(familiar: Advice, tmp_path: Path
 def test_the_command_prints_the_table_and_what_it_rests_on(tmp_path: Path) -> None:
     done = run_command("advise", "--rows-per-source", "4", "--out", str(tmp_path / "out"))
     assert done.code == 0, done.err
+    assert done.out.split()[:7] == ["source", "rows", "perplexity", "median", "errors", "self-BLEU", "characters"]
     said = " ".join(done.out.split())
     assert "reference-style has the lowest perplexity" in said
     assert "this choice lost 1.08 points (95 % interval 0.69 to 1.53) against the best source" in said
@@ -320,7 +320,35 @@ def test_data_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "pass --model" in done.err
 
 
-@pytest.mark.skipif("self_aligned" not in known_filters(), reason="needs the filter self_aligned")
+def test_the_targets_own_answers_align_and_are_not_ranked(tmp_path: Path) -> None:
+    from curate.pipeline import load_data
+
+    found = advise(load_data(None), {"model": str(model_path())}, tmp_path, own="reference-style", rows_per_source=12)
+    assert found.measure == "self_aligned"
+    assert set(found.ranked) == {"careless", "llm-verbose", "human-terse"}
+    *ranked, own = found.sources
+    assert own.is_own
+    assert own.self_aligned
+    values = [fact.self_aligned.value for fact in ranked if fact.self_aligned]
+    assert values == sorted(values)
+    assert own.self_aligned.value < values[0]
+
+
+def test_self_bleu_is_that_of_equally_many_rows(tmp_path: Path, plain_model_dir: Path) -> None:
+    from curate.diversity.self_bleu import set_self_bleu
+
+    rows = [record(f"q{n}", "the same words again and again", source="parrot") for n in range(9)]
+    rows += [record(f"q{n}", f"{n} other words {n} each time {n}", source="poet") for n in range(4)]
+    found = advise(load_examples(rows), {"model": str(plain_model_dir)}, tmp_path, rows_per_source=9)
+    facts = {fact.source: fact for fact in found.sources}
+    assert {fact.self_bleu_rows for fact in facts.values()} == {4}
+    parrot, poet = facts["parrot"].self_bleu, facts["poet"].self_bleu
+    assert parrot
+    assert poet
+    assert parrot.value == pytest.approx(1)
+    assert poet.value == pytest.approx(set_self_bleu(row["response"] for row in rows[9:]), abs=1e-9)
+
+
 def test_an_own_source_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--own nobody: no such source"):
         advise(

@@ -13,7 +13,7 @@ from curate.advice.statistics import Estimate, Floats, Ints, Redrawn, estimate, 
 from curate.annotations import Annotations, AnnotationStore, annotate
 from curate.errors import UsageError
 from curate.examples import Example, Examples
-from curate.filters import Filter, Unscored, build_filter, known_filters
+from curate.filters import Filter, Unscored, build_filter
 from curate.selection.frame import Frame
 
 FEW_ROWS = 100
@@ -181,7 +181,7 @@ class _Measured:
 
     def _perplexity(self, measure: Measure, name: str) -> Estimate | None:
         """exp(total NLL / total tokens); keeps what the resamples gave, in logarithms."""
-        nll, tokens = self.frame.column(f"{measure}.content_nll"), self.frame.column("perplexity.content_tokens")
+        nll, tokens = self.frame.column(f"{measure}.content_nll"), self.frame.column(f"{measure}.content_tokens")
         rows = self.rows[name]
         scored = rows[nll.valid[rows] & tokens.valid[rows]]
         if not len(scored):
@@ -194,7 +194,7 @@ class _Measured:
     def _self_bleus(self) -> dict[str, tuple[Estimate | None, int]]:
         """Self-BLEU rises with the number of rows, so each source gives as many as the smallest has."""
         least = min(len(rows) for rows in self.rows.values())
-        if "self_bleu" not in known_filters() or least < 2:
+        if least < 2:
             return dict.fromkeys(self.names, (None, 0))
         examples = {example.row: example for example in self.frame.rows}
         found: dict[str, tuple[Estimate | None, int]] = {}
@@ -208,10 +208,8 @@ class _Measured:
 
 def _row_self_bleus(filter_: Filter, examples: list[Example]) -> Floats:
     fitted = filter_.fit(examples)
-    output = next(iter(filter_.outputs))
     results = fitted.score_batch(examples)
-    values = [None if isinstance(result, Unscored) else result[output] for result in results]
-    return np.array([np.nan if value is None else float(value) for value in values])
+    return np.array([np.nan if isinstance(result, Unscored) else result["self_bleu"] for result in results], dtype=np.float64)
 
 
 def reason(ranked: list[SourceFacts], measure: Measure, tied: list[str]) -> str:
