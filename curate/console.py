@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curate.advice import Advice
     from curate.advice.statistics import Estimate
     from curate.correlation import Correlations
-    from curate.inspection import Preview, Quote
+    from curate.inspection import Preview, PreviewRow, Quote
     from curate.pipeline import RunResult
     from curate.selection import SelectionReport
 
@@ -218,14 +218,17 @@ def show_preview(preview: "Preview") -> None:
     out.print(f"{plain(preview.data)}\n{plain(preview.layout, keep_newlines=True)}")
     if any(row.tokens is not None for row in preview.rows):
         out.print(f"rendered as {preview.template}; ⟦completion⟧ and ⟨closing tokens⟩ bear loss")
+    if any(row.as_read is not None for row in preview.rows):
+        out.print("normalised before scoring; kept rows hold the completion as it was read, and that is what is trained")
     if preview.added_by_template:
         out.print(f"the template adds to the prompt: {plain(preview.added_by_template)}", style="yellow")
     for row in preview.rows:
-        tokens = "" if row.tokens is None else f", {row.tokens} tokens bear loss"
+        tokens = "" if row.tokens is None else f", {row.tokens} tokens {'bear loss' if row.as_read is None else 'are scored'}"
         if row.unscored is not None:
             tokens = f", not scored: {plain(row.unscored)}"
         flags = f" [{', '.join(row.flags)}]" if row.flags else ""
         out.print(f"\nrow {row.row}, source {plain(row.source or '-')}{tokens}{flags}", style="bold")
+        _show_stripped(out, row)
         text = Text()
         for segment in row.segments:
             shown = plain(segment.text, most=3000, keep_newlines=True)
@@ -235,6 +238,21 @@ def show_preview(preview: "Preview") -> None:
         out.print(text)
     for line in preview.refused:
         out.print(f"refused: {plain(line, most=200)}", style="yellow")
+
+
+def _show_stripped(out: "Console", row: "PreviewRow") -> None:
+    """What normalising takes from a row, and the completion before it."""
+    if row.as_read is None:
+        return
+    for name, pieces in row.stripped.items():
+        # Backslash-escaped, so that line breaks and runs of spaces can be seen.
+        listed = "  ".join(repr(piece) if piece.isspace() else piece.strip() for piece in pieces[:6])
+        more = f"  and {len(pieces) - 6:,} more" if len(pieces) > 6 else ""
+        out.print(f"{name} strips {len(pieces):,}: {plain(listed, most=200)}{more}", style="yellow")
+    trained = "" if row.tokens_as_read is None else f" ({row.tokens_as_read} tokens bear loss in training)"
+    out.print(f"as read{trained}:", style="dim")
+    out.print(plain(row.as_read, most=3000, keep_newlines=True), style="dim")
+    out.print("as scored:", style="dim")
 
 
 def show_quote(quote: "Quote") -> None:

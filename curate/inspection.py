@@ -4,7 +4,8 @@ import itertools
 import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from curate import progress
 from curate.errors import InputError
 from curate.examples import Example, Examples, Refused
 from curate.filters.likelihood import Likelihood
+from curate.filters.normalisation import normalised, strip_markup
 from curate.likelihood import ChatTemplateError, Rendered, Renderer
 
 PROBE_ROWS = 64
@@ -39,6 +41,12 @@ class PreviewRow:
     flags: list[str]
     unscored: str | None = None
     """Why the model cannot score the row, which is then shown as it was read."""
+    stripped: Mapping[str, list[str]] = field(default_factory=dict)
+    """What `normalise` strips before scoring, by normaliser; what is shown is what is left."""
+    as_read: str | None = None
+    """The completion before that, where it differs: kept rows hold it, and it is what is trained."""
+    tokens_as_read: int | None = None
+    """Tokens that bear loss when it is trained; None as `tokens` is, and where nothing is stripped."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,11 @@ class Preview:
         return asdict(self)
 
 
-def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3) -> Preview:
-    """The first rows, rendered and marked; without a model, as they were read. Raises InputError when none can be read."""
+def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3, normalise: Sequence[str] = ()) -> Preview:
+    """The first rows, rendered and marked; without a model, as they were read, less what `normalise` strips.
+
+    A model brings its own `normalise`. Raises InputError when no row can be read.
+    """
     records = list(itertools.islice(examples.records(), 200))
     chosen = [record for record in records if isinstance(record, Example)][:rows]
     refused = [f"{record.place}: {record.reason}: {record.detail}" for record in records if isinstance(record, Refused)]
@@ -68,7 +79,10 @@ def preview(examples: Examples, likelihood: Likelihood | None, *, rows: int = 3)
         why = f"the first {len(refused)} are all refused: {refused[0]}" if refused else "it is empty"
         raise InputError(f"{examples.name}: no row to show; {why}")
     renderer = likelihood.renderer() if likelihood else None
-    shown = [_as_read(example) for example in chosen] if renderer is None else _rendered(renderer, chosen)
+    if likelihood is None or renderer is None:
+        shown = [_before_and_after(_as_read(normalised(example, normalise)), example, normalise) for example in chosen]
+    else:
+        shown = _rendered(likelihood, renderer, chosen)
     return Preview(
         data=examples.name,
         layout=examples.layout.describe(),
@@ -84,9 +98,10 @@ def _as_read(example: Example) -> PreviewRow:
     return PreviewRow(example.row, example.source, [*segments, Segment("content", example.completion)], None, [])
 
 
-def _rendered(renderer: Renderer, examples: list[Example]) -> list[PreviewRow]:
+def _rendered(likelihood: Likelihood, renderer: Renderer, examples: list[Example]) -> list[PreviewRow]:
     rows = []
-    for example, result in zip(examples, renderer.render(examples), strict=True):
+    results = likelihood.rendered(examples, renderer)
+    for example, result, plain in zip(examples, results, renderer.render(examples), strict=True):
         if not isinstance(result, Rendered):
             rows.append(replace(_as_read(example), unscored=result.reason))
             continue
@@ -99,8 +114,18 @@ def _rendered(renderer: Renderer, examples: list[Example]) -> list[PreviewRow]:
         ]
         segments = [Segment(kind, str(renderer.tokenizer.decode(list(ids)))) for kind, ids in parts if len(ids)]
         flags = [name for name in ("border_merged", "truncated") if getattr(result, name)]
-        rows.append(PreviewRow(example.row, example.source, segments, len(result.input_ids) - result.start, flags))
+        row = PreviewRow(example.row, example.source, segments, len(result.input_ids) - result.start, flags)
+        trained = len(plain.input_ids) - plain.start if isinstance(plain, Rendered) else None
+        rows.append(_before_and_after(row, example, likelihood.normalise, tokens=trained))
     return rows
+
+
+def _before_and_after(row: PreviewRow, example: Example, names: Sequence[str], *, tokens: int | None = None) -> PreviewRow:
+    """What normalising strips from a row, beside what is left."""
+    after = strip_markup(example.completion, names)
+    if after.text == example.completion:
+        return row
+    return replace(row, stripped=after.stripped, as_read=example.completion, tokens_as_read=tokens)
 
 
 def _added(renderer: Renderer, example: Example) -> str | None:
@@ -155,7 +180,7 @@ def quote(examples: Examples, likelihood: Likelihood) -> Quote:
     sample, rows, refused = _reservoir(examples)
     if not sample:
         raise InputError(f"{examples.name}: no row to score" + (f"; {refused:,} are refused" if refused else ""))
-    results = likelihood.renderer().render(sample)
+    results = likelihood.rendered(sample, likelihood.renderer())
     rendered = [row for row in results if isinstance(row, Rendered)]
     unscored = dict(Counter(row.reason for row in results if not isinstance(row, Rendered)).most_common())
     if not rendered:

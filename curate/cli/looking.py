@@ -56,7 +56,9 @@ def preview(data: str | None, rows: int, as_json: bool, **options: Any) -> None:
     from curate import console, inspection, pipeline
 
     examples = pipeline.load_data(data, **loading(options))
-    shown = inspection.preview(examples, pipeline.likelihood_of(target(options), data), rows=rows)
+    model = target(options)
+    names = (model or {}).get("normalise", ())
+    shown = inspection.preview(examples, pipeline.likelihood_of(model, data), rows=rows, normalise=names)
     print_json(shown.to_dict()) if as_json else console.show_preview(shown)
 
 

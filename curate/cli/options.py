@@ -54,6 +54,12 @@ def model_options(command: F) -> F:
         click.option(
             "--chat-template", type=click.Path(path_type=Path), help="A Jinja file in place of the tokenizer's template."
         ),
+        click.option(
+            "--normalise",
+            multiple=True,
+            type=click.Choice(["answer_line", "calculator_marks", "markdown", "whitespace"]),
+            help="Strip this markup from completions before they are scored; kept rows stay as they are.",
+        ),
         click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda if there is one]"),
         click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens per batch.  [default: by device]"),
     ]
@@ -120,8 +126,8 @@ def loading(options: dict[str, Any]) -> dict[str, Any]:
 def target(options: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the target model, taken out of all options; None when nothing was said."""
     names = {"model": "model", "model_revision": "revision"}
-    names |= {name: name for name in ("dtype", "max_length", "chat_template", "device", "batch_tokens")}
-    found = {field: value for option, field in names.items() if (value := options.pop(option)) is not None}
+    names |= {name: name for name in ("dtype", "max_length", "chat_template", "normalise", "device", "batch_tokens")}
+    found = {field: value for option, field in names.items() if (value := options.pop(option)) not in (None, ())}
     return found or None
 
 

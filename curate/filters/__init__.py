@@ -2,29 +2,39 @@
 
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
 from curate.filters.compression import Compression
+from curate.filters.consensus import Consensus
+from curate.filters.detectors import Detectors
 from curate.filters.distinct import Distinct
 from curate.filters.entropy import Entropy
 from curate.filters.errors import Errors
+from curate.filters.ifd import InstructionFollowingDifficulty
 from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
 from curate.filters.near_duplicate import NearDuplicate
 from curate.filters.perplexity import Perplexity
 from curate.filters.readability import Readability
+from curate.filters.self_aligned import SelfAligned
+from curate.filters.self_bleu import SelfBleu
 from curate.filters.tells import Tells
 from curate.filters.toxicity import Toxicity
 
 __all__ = [
     "Compression",
+    "Consensus",
+    "Detectors",
     "Distinct",
     "Entropy",
     "Errors",
     "Filter",
+    "InstructionFollowingDifficulty",
     "Length",
     "Likelihood",
     "NearDuplicate",
     "Perplexity",
     "Readability",
     "Scores",
+    "SelfBleu",
+    "SelfAligned",
     "Tells",
     "Toxicity",
     "Unscored",

@@ -1,6 +1,5 @@
 """Perplexity of the completion given its prompt, under the target model."""
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -8,7 +7,7 @@ from pydantic import Field
 
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Scores, Unscored, register
-from curate.filters.likelihood import Likelihood, ModelSettings, mean_of
+from curate.filters.likelihood import Likelihood, ModelSettings, finite_exp, mean_of
 
 
 @register("perplexity")
@@ -24,13 +23,13 @@ class Perplexity(ModelSettings):
         content_tokens: tokens of the verbatim completion.
         perplexity: exp(nll), in [1, inf); null where it would overflow.
         unconditional_nll: content_nll without the prompt. Null unless `unconditional` is set.
-        ifd: instruction-following difficulty, exp(content_nll - unconditional_nll), the ratio of *perplexities* as published;
-            above 1 the prompt makes the completion less likely. Null unless `unconditional` is set.
+        ifd: instruction-following difficulty, exp(content_nll - unconditional_nll), a ratio of *perplexities*; above 1 the
+            prompt makes the completion less likely. Null unless `unconditional` is set. The filter `ifd` says more.
         truncated: scored on the first max_length tokens.
         border_merged: loss begins inside the prompt's text.
 
     Unscored: as `likelihood`. Cost: one forward pass, shared with every filter of the same model; two with `unconditional`.
-    Source: arXiv:2402.11192 (perplexity of the response under the target model); IFD: arXiv:2308.12032, equation 4.
+    Source: arXiv:2402.11192 (perplexity of the response under the target model); IFD: arXiv:2402.00530.
     """
 
     version: ClassVar[int] = 1
@@ -66,7 +65,7 @@ class Perplexity(ModelSettings):
             "tokens": sums["tokens"],
             "content_nll": content_nll,
             "content_tokens": sums["content_tokens"],
-            "perplexity": _exp(nll),
+            "perplexity": finite_exp(nll),
             "unconditional_nll": None,
             "ifd": None,
             "truncated": sums["truncated"],
@@ -75,13 +74,5 @@ class Perplexity(ModelSettings):
         alone = given.get("unconditional")
         if alone is not None and not isinstance(alone, Unscored):
             unconditional = mean_of(alone, "content_nll", "content_tokens")
-            scores |= {"unconditional_nll": unconditional, "ifd": _exp(content_nll - unconditional)}
+            scores |= {"unconditional_nll": unconditional, "ifd": finite_exp(content_nll - unconditional)}
         return scores
-
-
-def _exp(exponent: float) -> float | None:
-    """exp, or None where it overflows: never inf."""
-    try:
-        return math.exp(exponent)
-    except OverflowError:
-        return None

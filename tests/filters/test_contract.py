@@ -13,7 +13,7 @@ from curate.filters import Filter, Scores, Unscored, known_filters
 
 TYPES = {"float64": (float,), "int64": (int,), "bool": (bool,), "string": (str,)}
 NAMES = [name for name, cls in known_filters().items() if cls.__module__.startswith("curate.")]
-NEEDS = {"toxicity": {"checkpoint": "toxicity_checkpoint"}}
+NEEDS = {"toxicity": {"checkpoint": "toxicity_checkpoint"}, "self_aligned": {"own": "own_source"}}
 """Parameters without which a filter refuses, and the fixtures that give them."""
 TEXT_FILTERS = [name for name in NAMES if "model" not in known_filters()[name].model_fields and name not in NEEDS]
 
@@ -35,6 +35,18 @@ EXAMPLES = [
 ]
 
 
+# Right answers to other questions, by a source that stands for the target model; not scored here.
+OWN = [
+    Example(
+        [{"role": "user", "content": f"What is {row} + 1?"}, {"role": "assistant", "content": f"It is {row + 1}."}],
+        row=row,
+        source="own",
+        gold=str(row + 1),
+    )
+    for row in range(len(EXAMPLES), len(EXAMPLES) + 4)
+]
+
+
 @pytest.fixture(params=NAMES)
 def fitted(request: pytest.FixtureRequest) -> Filter:
     """Each known filter with default parameters, fitted where it learns from the corpus."""
@@ -42,7 +54,12 @@ def fitted(request: pytest.FixtureRequest) -> Filter:
     given = {"model": str(request.getfixturevalue("model_folder"))} if "model" in cls.model_fields else {}
     given |= {name: request.getfixturevalue(fixture) for name, fixture in NEEDS.get(request.param, {}).items()}
     built = cls.model_validate(given)
-    return built.fit(EXAMPLES) if cls.needs_corpus() else built
+    return built.fit([*EXAMPLES, *OWN]) if cls.needs_corpus() else built
+
+
+@pytest.fixture
+def own_source() -> str:
+    return "own"
 
 
 def score_all(one: Filter, examples: Sequence[Example]) -> list[Scores | Unscored]:
