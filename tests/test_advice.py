@@ -232,6 +232,13 @@ def test_a_source_full_of_mistakes_is_warned_about_first() -> None:
     ]
 
 
+def test_few_rows_are_told() -> None:
+    few, many = replace(facts("a", 2.0), rows=30), facts("b", 3.0)
+    said = notes([few, many], ["a", "b"], taken(), has_own=True)
+    assert said == ["fewer than 100 rows of a (30); the intervals are wide"]
+    assert "of every source" in notes([few], ["a"], taken(), has_own=True)[0]
+
+
 def test_unpaired_sources_and_rows_without_source_are_told() -> None:
     said = " ".join(
         notes([facts("a", 2.0), facts("b", 3.0)], ["a", "b"], taken(shared_prompts=0, without_source=3), has_own=True)

@@ -252,7 +252,8 @@ def notes(sources: list[SourceFacts], ranked: list[str], taken: Sample, *, has_o
             "partly compared on different questions"
         )
     if few := [f"{fact.source} ({fact.rows})" for fact in sources if fact.rows < FEW_ROWS]:
-        found.append(f"fewer than {FEW_ROWS} rows: {', '.join(few)}; the intervals are wide")
+        which = "every source" if len(few) == len(sources) else ", ".join(few)
+        found.append(f"fewer than {FEW_ROWS} rows of {which}; the intervals are wide")
     if unscored := [f"{fact.source} ({fact.unscored})" for fact in sources if fact.unscored]:
         found.append(f"rows that the model cannot score: {', '.join(unscored)}")
     if truncated := [f"{fact.source} ({fact.truncated})" for fact in sources if fact.truncated]:
