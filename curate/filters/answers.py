@@ -1,15 +1,22 @@
-"""Reads the final answer out of a completion and compares it with gold: the rules of `errors.wrong` and of the trials.
+r"""Reads the final answer out of a completion and compares it with gold: the rules of `errors.wrong` and of the trials.
 
-Four kinds of gold can be compared: a number, one of the options that the prompt lists (or a bare letter A to J), yes/no or
-true/false, and a single word with a single-word answer. Any other text is only ever found *equal*: two wordings of one answer
-would else count as a mistake.
+Five kinds of gold can be compared: a number, a formula (`3\sqrt{2}`, an interval), one of the options that the prompt lists (or
+a bare letter A to J), yes/no or true/false, and a single word with a single-word answer. Any other text is only ever found
+*equal*: two wordings of one answer would else count as a mistake; whether such a text contains gold is told apart.
+
+There are two readers. The lenient one reads what a person would take for the answer. The strict one is what evaluation scripts
+do: the last number, or the first option, after the last `Final Answer:`, and nothing where that mark is missing. Where a
+verdict flips between the two, the difference is one of format.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
+from curate.filters.formulas import formula_of, same_formula
 from curate.filters.limits import head, tail
 
 # No pattern here nests one unbounded quantifier in another, so that each is linear in the text.
@@ -57,30 +64,84 @@ class Reading:
     """None where gold is missing or of a kind that cannot be compared."""
 
 
-def read_answer(completion: str, gold: str | None, prompt: str = "") -> Reading:
+Mode = Literal["lenient", "strict"]
+
+
+def read_answer(completion: str, gold: str | None, prompt: str = "", *, mode: Mode = "lenient") -> Reading:
     """The final answer of a completion, and whether it equals gold. An unreadable answer to a comparable gold is not right."""
-    marked = marked_answers(completion)
+    raw = _marked(completion) if mode == "lenient" else _after_final(completion)
+    marked = [part for part in (plain(part).strip() for part in raw) if part]
     if gold is None or not gold.strip():
         return Reading(_shown(marked), None)
-    target = (marked_answers(gold) or [plain(gold)])[0].strip().rstrip(".")
+    target = _target(gold)
     options = read_options(prompt)
     if (label := _gold_label(target, options)) is not None:
         labels = options or dict.fromkeys("abcdefghij", "")
         choice = next((choice for part in marked if (choice := read_choice(part, labels))), None)
         return Reading(choice, choice == label)
     if target.lower() in _CLOSED:
-        word = read_closed(marked[0] if marked else completion)
+        word = read_closed(marked[0] if marked else completion if mode == "lenient" else "")
         return Reading(word, word == target.lower())
-    if (number := _gold_number(target)) is not None:
-        found = next((found for part in marked if (found := answer_number(part))), None) if marked else last_number(completion)
-        return Reading(None if found is None else show(found), found is not None and same_number(found, number))
-    return _read_text(_shown(marked or [completion.strip()[:200]]), target)
+    formula = formula_of((_marked(gold) or [gold])[0])
+    if formula is None and (number := _gold_number(target)) is not None:
+        return _read_number(completion, raw, marked, number, mode)
+    if formula is not None:
+        return _read_formula(raw, marked, formula, mode)
+    shown = _shown(marked or [completion.strip()[:200]])
+    if mode == "strict":
+        return Reading(shown, normal_words(marked[0] if marked else tail(completion)) == normal_words(target))
+    return _read_text(shown, target)
+
+
+def contains_gold(completion: str, gold: str | None, prompt: str = "") -> bool | None:
+    """Whether the words of gold stand in a row somewhere in the completion; None where gold is no text of its own words: a
+    number, a formula, an option, yes or no."""
+    if gold is None or not gold.strip():
+        return None
+    target = _target(gold)
+    kinds = (_gold_label(target, read_options(prompt)), _gold_number(target), formula_of((_marked(gold) or [gold])[0]))
+    wanted = normal_words(target)
+    if target.lower() in _CLOSED or any(kind is not None for kind in kinds) or not wanted:
+        return None
+    return f" {' '.join(wanted)} " in f" {' '.join(normal_words(head(completion)))} "
+
+
+def _target(gold: str) -> str:
+    """The answer that gold states: gold may be a whole solution with its own mark."""
+    return (marked_answers(gold) or [plain(gold)])[0].strip().rstrip(".")
+
+
+def _read_number(completion: str, raw: list[str], marked: list[str], gold: Number, mode: Mode) -> Reading:
+    """The number that a completion gives; a formula for the same number, such as `\\sqrt{16}`, is it too."""
+    if mode == "strict":
+        numbers = read_numbers(head(marked[0])) if marked else []
+        found = numbers[-1] if numbers else None
+    elif marked:
+        found = next((found for part in marked if (found := answer_number(part))), None)
+    else:
+        found = last_number(completion)
+    is_right = found is not None and same_number(found, gold)
+    if not is_right and mode == "lenient" and any(sign in part[:200] for part in raw[:1] for sign in ("\\sqrt", "√", "^")):
+        formula = formula_of(raw[0])
+        is_right = formula is not None and same_formula(str(gold.value * gold.factor), formula) is True
+    return Reading(None if found is None else show(found), is_right)
+
+
+def _read_formula(raw: list[str], marked: list[str], gold: str, mode: Mode) -> Reading:
+    """A formula as answer: the lenient reader asks for the same value, the strict one for the same signs."""
+    shown = _shown(marked)
+    if shown is None:
+        return Reading(None, False if mode == "strict" else None)
+    if mode == "strict":
+        return Reading(shown, "".join((formula_of(raw[0]) or shown).split()) == "".join(gold.split()))
+    answer = formula_of(raw[0]) or (shown.rstrip(".") if _gold_number(shown.rstrip(".")) is not None else None)
+    return Reading(shown, None if answer is None else same_formula(gold, answer))
 
 
 def _read_text(shown: str | None, gold: str) -> Reading:
     """Texts are equal or cannot be compared; single words can: `Paris` is not `Rome`."""
-    one, other = _bare(shown or ""), _bare(gold)
-    is_comparable = bool(one) and (one == other or (bool(other) and " " not in one + other))
+    one, other = normal_words(shown or ""), normal_words(gold)
+    is_comparable = bool(one) and (one == other or len(one) == len(other) == 1)
     return Reading(shown, one == other if is_comparable else None)
 
 
@@ -88,11 +149,23 @@ def marked_answers(text: str) -> list[str]:
     r"""What follows a mark, best first: the last `Final Answer:` or, below it, a later `Answer:` that corrects it; else the
     last of `Answer:`, `####`, `answer is` and `\boxed{}`. Empty where nothing marks an answer.
     """
+    return [part for part in (plain(part).strip() for part in _marked(text)) if part]
+
+
+def _marked(text: str) -> list[str]:
+    """The marked answers as written."""
     text = tail(text)
     finals, others = list(_FINAL.finditer(text)), list(_ANSWER.finditer(text))
     marks = finals[-1:] + [mark for mark in others if not finals or mark.start() > finals[-1].end()][-1:]
     after = [text[mark.end() :] if mark[0][0] != "\\" else braced(text[mark.end() :]) for mark in reversed(marks)]
-    return [plain(part).strip() for part in after if part and part.strip()]
+    return [part for part in after if part and part.strip()]
+
+
+def _after_final(text: str) -> list[str]:
+    """What follows the last `Final Answer:`, as written."""
+    text = tail(text)
+    *_, last = [None, *_FINAL.finditer(text)]
+    return [text[last.end() :]] if last is not None and text[last.end() :].strip() else []
 
 
 def braced(text: str) -> str | None:
@@ -264,6 +337,16 @@ def _shown(marked: list[str]) -> str | None:
     """The first line of the best marked answer, at most 80 characters."""
     lines = marked[0].splitlines() if marked else []
     return lines[0].strip()[:80] if lines else None
+
+
+def normal_words(text: str) -> list[str]:
+    """The words of a text as SQuAD's evaluation compares them: lower case, no punctuation, no article.
+
+    Unlike there, a hyphen divides words, signs such as `+` and `#` stay part of one (C++ is not C), and a text of nothing but
+    articles keeps them.
+    """
+    words = re.findall(r"[\w+*/^=<>#]+", re.sub(r"(?<=\w)-(?=[^\W\d])", " ", unicodedata.normalize("NFKC", text).lower()))
+    return [word for word in words if word not in ("a", "an", "the")] or words
 
 
 def _bare(text: str) -> str:

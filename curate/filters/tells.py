@@ -1,10 +1,15 @@
 """The `tells` filter: traces of how a completion was made, which say nothing about whether it is right."""
 
+import math
 import re
 from typing import ClassVar
 
+from pydantic import Field
+
 from curate.examples import Example
 from curate.filters.base import Filter, Scores, register
+from curate.filters.copying import shares_run
+from curate.filters.language import is_other_language
 from curate.filters.limits import head
 
 # Every repetition is bounded, so that each pattern is linear in the text.
@@ -69,17 +74,35 @@ class Tells(Filter):
         preamble: a chat phrase before or after the answer (`Sure, I'd be happy to help!`, `Certainly!`, `I hope this helps`).
         meta_talk: talk about the writer or the task's material (`the prediction explains`, `as an AI language model`, `the given
             answer`, `the ground truth`, `rewritten solution`).
-        any: at least one of the four.
+        any: at least one of the four above, which are traces whatever the task is.
+        language: prompt and completion are each in one language with `confidence`, and not in the same. Null where one of them
+            is short (under 60 letters; fewer for scripts without spaces), code, or of no sure language. On data that asks for
+            another language (translation, language lessons) it is true of the right rows: do not use it there.
+        copied_prompt: one run of words, at least `fewest_words` long and at least `copied_share` of the prompt or of the
+            completion, stands in both. On data whose task is to copy (extraction, editing) it is true of right rows.
 
-    Never null: an empty completion has no tell. English phrases only. The first 100,000 characters are looked at; greetings
-    count at the start, closing phrases among the last 300 characters.
-    Cost: linear in length, about 0.1 ms per row of 600 characters, no model.
-    Source: phrases found in the generated responses of Ren et al. 2024 (arXiv:2402.11192); measured in docs/filters.md.
+    Null only where said: an empty completion has no tell. English phrases only. The first 100,000 characters are looked at;
+    greetings count at the start, closing phrases among the last 300 characters, languages in the last 1,000.
+    Cost: linear in length, about 0.4 ms per row of 600 characters, no model.
+    Source: phrases found in the generated responses of Ren et al. 2024 (arXiv:2402.11192); languages by py3langid; measured in
+    docs/filters.md.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar = ("messages",)
-    outputs: ClassVar = {"markup": "bool", "refusal": "bool", "preamble": "bool", "meta_talk": "bool", "any": "bool"}
+    outputs: ClassVar = {
+        "markup": "bool",
+        "refusal": "bool",
+        "preamble": "bool",
+        "meta_talk": "bool",
+        "any": "bool",
+        "language": "bool",
+        "copied_prompt": "bool",
+    }
+
+    confidence: float = Field(default=0.8, gt=0, lt=1, description="Confidence in both languages, as py3langid states it.")
+    copied_share: float = Field(default=0.5, gt=0, le=1, description="Share of prompt or completion that the shared run covers.")
+    fewest_words: int = Field(default=12, ge=1, description="Words that the shared run must have.")
 
     def score(self, example: Example) -> Scores:
         """All tells of one row."""
@@ -90,4 +113,10 @@ class Tells(Filter):
             "preamble": bool(_GREETING.search(text[:200]) or _CLOSING.search(text.rstrip()[-_CLOSING_CHARACTERS:])),
             "meta_talk": bool(_META.search(text)),
         }
-        return {**found, "any": any(found.values())}
+        language = is_other_language(head(example.prompt_text), text, confidence=self.confidence)
+        return {**found, "any": any(found.values()), "language": language, "copied_prompt": self._copies(example, text)}
+
+    def _copies(self, example: Example, text: str) -> bool:
+        prompt, words = head(example.prompt_text).split(), text.split()
+        length = max(self.fewest_words, math.ceil(self.copied_share * min(len(prompt), len(words))))
+        return shares_run(prompt, words, length)

@@ -143,5 +143,7 @@ def test_hostile_text_is_scored_in_linear_time(piece: str) -> None:
 
 def test_no_pattern_repeats_a_repetition_without_bound() -> None:
     nested = re.compile(r"\([^()]*[^\\()][*+]\)[*+]")
+    # Linear all the same: each repetition of this one opens with a sign that its inside cannot hold.
+    harmless = [r"(?:['’-][^\W\d_]+)*"]
     for file in sorted(Path(curate.filters.__file__).parent.glob("*.py")):
-        assert nested.findall(file.read_text(encoding="utf-8")) == [], file.name
+        assert [found for found in nested.findall(file.read_text(encoding="utf-8")) if found not in harmless] == [], file.name
