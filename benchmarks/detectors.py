@@ -2,8 +2,8 @@
 
     python benchmarks/detectors.py --data ../shared/data/regurgitative --model curate/reference/model [--as-is] [--json]
 
-`fastdetect_gpt3to4` pairs 150 human texts with 150 by each of three generators, in three domains. A text is the completion, and is
-scored without a prompt (`view: unconditional`). White space is collapsed unless --as-is is given. Texts of fewer than 50 words are
+`fastdetect_gpt3to4` pairs 150 human texts with 150 by each of three generators, in three domains. A text is the completion, and
+is scored without a prompt (`view: unconditional`). White space is collapsed unless --as-is is given. Texts under 50 words are
 unscored and counted; a cell's AUROC is that of the others. Beside them stand the recorded scores of the same texts under
 gpt-neo-2.7B, on the same rows: other scorers, so only sign and order can be compared.
 """
