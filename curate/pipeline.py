@@ -97,6 +97,8 @@ def _prepare(
 ) -> _Job:
     """Find everything that can be wrong with a run before the first row is read."""
     filters = list(recipe.build_filters(target_model(model, data, is_needed=recipe.needs_model)).values())
+    for notice in [notice for filter_ in filters for notice in filter_.check_machine()]:
+        progress.note(notice)
     for filter_ in filters:
         filter_.fingerprint()  # raises for a model, template or length that cannot be used
     for earlier in reuse:

@@ -12,11 +12,13 @@ from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
 from curate.filters.near_duplicate import NearDuplicate
 from curate.filters.perplexity import Perplexity
+from curate.filters.predicted_bleu import PredictedBleu
 from curate.filters.readability import Readability
 from curate.filters.self_aligned import SelfAligned
 from curate.filters.self_bleu import SelfBleu
 from curate.filters.tells import Tells
 from curate.filters.toxicity import Toxicity
+from curate.filters.unit_tests import UnitTests
 
 __all__ = [
     "Compression",
@@ -31,12 +33,14 @@ __all__ = [
     "Likelihood",
     "NearDuplicate",
     "Perplexity",
+    "PredictedBleu",
     "Readability",
     "Scores",
     "SelfBleu",
     "SelfAligned",
     "Tells",
     "Toxicity",
+    "UnitTests",
     "Unscored",
     "build_filter",
     "known_filters",

@@ -105,6 +105,10 @@ class Filter(BaseModel):
         """
         return {}
 
+    def check_machine(self) -> list[str]:
+        """Raise where this filter cannot run on this machine; what a person should know first. Loads no model, reads no row."""
+        return [notice for filter_ in self.depends().values() for notice in filter_.check_machine()]
+
     def freeze(self) -> dict[str, Any]:
         """What a plan has to hold so that a resumed run gives the same bytes: batch budget, device, library versions."""
         return {}

@@ -33,7 +33,7 @@ while True:
         heard.append(names.pop(one))
 """
 
-_ATTACKS = r'''
+_ATTACKS = r"""
 import os
 
 def attempt(found, name, attack):
@@ -101,7 +101,7 @@ def attacks(at):
     attempt(found, "writes a file of 64 MB", large)
     attempt(found, "has a terminal", lambda: os.open("/dev/tty", os.O_RDWR) > 0)
     return found
-'''
+"""
 _FORKS = r"""
 import os, signal, time
 
@@ -220,5 +220,3 @@ def escapes(run: Run, processes: int) -> list[str]:
     if left_behind or status != "passed":
         found.append("a process outlives the run" if left_behind else f"a daemon: {detail or status}")
     return found
-
-

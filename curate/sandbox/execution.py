@@ -74,7 +74,9 @@ class _Run:
     """The pipes of one process."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", stdin: bytes, output_bytes: int) -> None:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         self.process, self.todo, self.output_bytes = process, memoryview(stdin), output_bytes
         self.answer, self.output = bytearray(), bytearray()
         self.is_late = self.is_loud = self.left_behind = False

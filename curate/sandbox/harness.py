@@ -6,7 +6,7 @@ passes between the two is JSON of plain types: an object of the candidate's own 
 Standard library only, and little of it, as each import is paid for by every execution; runs on Python 3.8 and later.
 """
 # mypy: ignore-errors
-# ruff: noqa: S102, D101, D102, D103, TRY301, BLE001, PTH123
+# ruff: noqa: S102, D102, D103, UP031, PTH112, B905
 
 import _ast
 import _ctypes
@@ -296,7 +296,9 @@ def defined_names(tree):
             targets = node.targets if isinstance(node, _ast.Assign) else [node.target]
             names += [target.id for target in targets if isinstance(target, _ast.Name)]
         else:
-            todo[:0] = [inner for part in ("body", "orelse", "handlers", "finalbody") for inner in getattr(node, part, None) or ()]
+            todo[:0] = [
+                inner for part in ("body", "orelse", "handlers", "finalbody") for inner in getattr(node, part, None) or ()
+            ]
     return names
 
 
@@ -508,7 +510,7 @@ class Grader:
 
     def known(self, tag, held):
         if tag == "exception":
-            number, name, base = held
+            _, name, base = held
             kind = _builtin_error(base)
             if name not in self.errors:
                 self.errors[str(name)] = type(str(name), (kind,), {})
@@ -628,7 +630,9 @@ def _where(error):
 def _builtin_error(name):
     builtins = sys.modules["builtins"]
     kind = getattr(builtins, name, None) if type(name) is str else None
-    is_usable = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, (StopAsyncIteration, UnicodeError))
+    is_usable = (
+        isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, (StopAsyncIteration, UnicodeError))
+    )
     # A failed assert inside the program is an error of the program; `failed` is what the tests say.
     return kind if is_usable and kind is not AssertionError else CandidateError
 
@@ -701,7 +705,7 @@ def main():
     if header.get("probe"):
         import datetime
         import decimal
-        import json  # noqa: F811
+        import json
 
         code = marshal.dumps(compile(header["source"], "harness.py", "exec", 0, True)).hex()
         facts = {"landlock": version, "prefix": sys.prefix, "version": "%d.%d.%d" % sys.version_info[:3], "code": code}

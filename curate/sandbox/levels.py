@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import stat
 import subprocess
 import sys
@@ -77,7 +76,9 @@ def bubblewrap_levels(limits: Limits) -> Iterator[Level]:
         raise SandboxError(f"bubblewrap needs Linux, this is {platform.system()}")
     bwrap = system_program("bwrap")
     if bwrap is None:
-        raise SandboxError("bubblewrap is not installed (looked for a bwrap that belongs to root in /usr/bin, /bin and /usr/local/bin)")
+        raise SandboxError(
+            "bubblewrap is not installed (looked for a bwrap that belongs to root in /usr/bin, /bin and /usr/local/bin)"
+        )
     # As root no limit on the number of processes holds, not even in a user namespace: become nobody first.
     before: list[str] = []
     if os.geteuid() == 0:
@@ -112,7 +113,9 @@ def bubblewrap_levels(limits: Limits) -> Iterator[Level]:
 def container_level(container: Container, limits: Limits) -> Level:
     """The user's container engine. Raises SandboxError where it is not there or could have been planted."""
     asked = Path(container.engine)
-    engine = (asked if _is_trusted(asked, owners=(0, os.geteuid())) else None) if asked.is_absolute() else system_program(str(asked))
+    engine = (
+        (asked if _is_trusted(asked, owners=(0, os.geteuid())) else None) if asked.is_absolute() else system_program(str(asked))
+    )
     if engine is None:
         raise SandboxError(
             f"container engine {container.engine!r}: no such program that belongs to root (or, with an absolute path, to you) and "
@@ -123,7 +126,7 @@ def container_level(container: Container, limits: Limits) -> Level:
         *("--rm", "--interactive", "--pull", "never", "--name", "{name}", "--network", "none", "--read-only"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 8)),
         *("--memory", memory, "--memory-swap", memory, "--user", f"{_NOBODY}:{_NOBODY}", "--workdir", "/tmp"),  # noqa: S108
-        *("--tmpfs", f"/tmp:rw,nosuid,nodev,noexec,size={limits.disk_mb}m,mode=1777", "--log-driver", "none"),
+        *("--tmpfs", f"/tmp:rw,nosuid,nodev,noexec,size={limits.disk_mb}m,mode=1777", "--log-driver", "none"),  # noqa: S108
         *("--env", "PYTHONHASHSEED={seed}", "--env", "LANG=C.UTF-8", "--env", "HOME=/tmp", "--entrypoint", "python3"),
         *(("--runtime", container.runtime) if container.runtime else ()),
     ]
@@ -194,8 +197,3 @@ def _mount(path: Path) -> list[str]:
     if path.is_symlink():
         return ["--symlink", str(path.readlink()), str(path)]
     return ["--ro-bind", str(path), str(path)]
-
-
-def engine_is_there(name: str) -> bool:
-    """Whether some program of that name is on PATH, for advice only."""
-    return shutil.which(name) is not None

@@ -21,8 +21,8 @@ from curate.sandbox.seccomp import seccomp_filter
 
 _HELP = "docs/sandbox.md says what each level needs"
 _INSTALL = (
-    "install bubblewrap (apt-get install bubblewrap, dnf install bubblewrap), or name a container engine and image in the filter's "
-    f"`container`; {_HELP}"
+    "install bubblewrap (apt-get install bubblewrap, dnf install bubblewrap), or name a container engine and image as the "
+    f"filter's `container`; {_HELP}"
 )
 _ATTEMPTS = 3
 """Starts of one run before the sandbox counts as broken; a machine out of processes for a moment is not."""
@@ -110,7 +110,7 @@ def open_sandbox(limits: Limits | None = None, container: Container | None = Non
         for level in bubblewrap_levels(limits):
             try:
                 return _proved(level, limits)
-            except _WillNotStart as error:
+            except _NotStartedError as error:
                 complaints.append(f"{level.python}: {error}")
     except SandboxError as error:
         raise SandboxError(f"programs of the data set cannot be run safely here: {error}; {_INSTALL}") from error
@@ -118,7 +118,7 @@ def open_sandbox(limits: Limits | None = None, container: Container | None = Non
     raise SandboxError(f"programs of the data set cannot be run safely here: bubblewrap does not start: {told}; {_INSTALL}")
 
 
-class _WillNotStart(SandboxError):
+class _NotStartedError(SandboxError):
     """This interpreter cannot run at this level; another may."""
 
 
@@ -130,9 +130,9 @@ def _proved(level: Level, limits: Limits) -> Sandbox:
     raw = execute(level, probe, wall_s=20, output_bytes=limits.output_bytes)
     facts = raw.answers[0] if raw.answers else {}
     if not isinstance(facts.get("code"), str):
-        raise _WillNotStart(_shown(raw))
+        raise _NotStartedError(_shown(raw))
     if level.prefix is not None and Path(str(facts["prefix"])).resolve() != Path(level.prefix).resolve():
-        raise _WillNotStart(f"has the library of {facts['prefix']}, not its own")
+        raise _NotStartedError(f"has the library of {facts['prefix']}, not its own")
     if facts["descriptors"]:
         raise SandboxError(f"{level.name}: the sandbox inherits open files {facts['descriptors']}")
     code = b"m" + bytes.fromhex(facts["code"])
