@@ -134,7 +134,7 @@ def _read_formula(raw: list[str], marked: list[str], gold: str, mode: Mode) -> R
         return Reading(None, False if mode == "strict" else None)
     if mode == "strict":
         return Reading(shown, "".join((formula_of(raw[0]) or shown).split()) == "".join(gold.split()))
-    answer = formula_of(raw[0]) or (shown.rstrip(".") if _gold_number(shown.rstrip(".")) is not None else None)
+    answer = formula_of(raw[0], is_expected=True)
     return Reading(shown, None if answer is None else same_formula(gold, answer))
 
 

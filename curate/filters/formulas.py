@@ -38,8 +38,11 @@ _EVIDENCE = re.compile(
 )
 
 
-def formula_of(text: str) -> str | None:
-    """The formula that a text is, or shows last between dollar signs, in LaTeX; None for any other text."""
+def formula_of(text: str, *, is_expected: bool = False) -> str | None:
+    """The formula that a text is, or shows last between dollar signs, in LaTeX; None for any other text.
+
+    `-1/2` alone may be a date or a score; where a formula `is_expected`, it is one.
+    """
     line = next((line for line in text[:2_000].splitlines() if line.strip()), "")
     if inline := list(_INLINE.finditer(line)):
         line = inline[-1][1] or inline[-1][2]
@@ -48,7 +51,7 @@ def formula_of(text: str) -> str | None:
     line = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", _DRESS.sub("", line)).strip().rstrip(".").strip()
     if line.startswith("{") and line.endswith("}") and "{" not in line[1:]:  # what \boxed left
         line = line[1:-1].strip()
-    if not (_EVIDENCE.search(line) and _is_quick(line)):
+    if not ((is_expected or _EVIDENCE.search(line)) and _is_quick(line)):
         return None
     for written, command in _SET_BRACES:
         line = line.replace(command, written).replace(command.strip(), written)

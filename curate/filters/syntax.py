@@ -13,7 +13,7 @@ _PYTHON = frozenset({"python", "py", "python3"})
 _SHELL = re.compile(r"^\s{0,20}(?:>>>|[!%$] ?\w|\.\.\. ?$|In \[)", re.MULTILINE)
 _ELISION = re.compile(r"^\s{0,40}\.{3,}\s{0,4}\w|^\s{0,40}<[a-z _]{2,40}>\s{0,4}$", re.MULTILINE)
 _MARK = re.compile(r"(?i)final[ _]answer[*_ ]{0,4}:")
-# As deep as a function's body usually is, and with a docstring, so that a body indented otherwise does not fit either.
+# As deep as a function's body usually is, and with a docstring, as prompts have it.
 _STUB = 'def stub():\n    """Stub."""\n'
 
 
