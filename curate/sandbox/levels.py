@@ -31,7 +31,7 @@ _BOOT = (
     "c=marshal.loads(b[1:]) if b[:1]==b'm' else compile(b[1:],'harness.py','exec',0,True)\n"
     "exec(c,{'__name__':'harness'})"
 )
-_PYTHON = ("-s", "-S", "-B", "-c", _BOOT)
+_PYTHON = ("-u", "-s", "-S", "-B", "-c", _BOOT)
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def container_level(container: Container, limits: Limits) -> Level:
     )
     if engine is None:
         raise SandboxError(
-            f"container engine {container.engine!r}: no such program that belongs to root (or, with an absolute path, to you) and "
-            "that only its owner can change; install it, or name its absolute path"
+            f"container engine {container.engine!r}: no program of that name that belongs to root (or, at an absolute path, "
+            "to you) and that only its owner can change; install it, or name its absolute path"
         )
     memory = f"{limits.memory_mb * 2 + limits.disk_mb}m"  # candidate and grader
     options = [
