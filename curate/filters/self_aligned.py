@@ -50,8 +50,8 @@ class SelfAligned(ForwardPass):
 
     Unscored: as `likelihood`. Refused where `own` is not set, and where fewer than k + 1 of its questions are known to be
     answered right: answers that only tests can judge (code) are not known to be.
-    Cost: a forward pass of its own over row and demonstrations; with k = 3 about four times that of `perplexity`, since every
-    row reads the demonstrations again.
+    Cost: a forward pass of its own over row and demonstrations, which every row reads again: with k = 3 on GSM8K about three
+    times the tokens of `perplexity`.
     Source: arXiv:2502.11779 (self-aligned perplexity, k = 3). Differences: the demonstrations are the same for all rows, so that
     the scores of two rows differ by their completions alone.
     """
