@@ -103,7 +103,7 @@ class UnitTests(Filter):
         results: list[Scores | Unscored] = []
         jobs: dict[int, Job] = {}
         for place, example in enumerate(examples):
-            found = self._job(example)
+            found = self.job(example)
             if isinstance(found, Job):
                 jobs[place] = found
                 found = Unscored(NO_SANDBOX)
@@ -115,18 +115,8 @@ class UnitTests(Filter):
             results[place] = {"passed": verdict.passed, "status": verdict.status, "flaky": verdict.flaky}
         return results
 
-    def _sandbox(self) -> Sandbox:
-        limits = Limits(cpu_s=self.timeout_s, wall_s=4.0 * self.timeout_s, memory_mb=self.memory_mb)
-        return open_sandbox(limits, Container(**dict(self.container)) if self.container else None)
-
-    def _is_isolated(self) -> bool:
-        try:
-            self._sandbox()
-        except SandboxError:
-            return False
-        return True
-
-    def _job(self, example: Example) -> Job | Scores | Unscored:
+    def job(self, example: Example) -> Job | Scores | Unscored:
+        """What would be run for a row, or its scores where nothing has to be."""
         tests = "\n".join(example.tests or ())
         if not tests.strip():
             return Unscored("no tests")
@@ -138,6 +128,17 @@ class UnitTests(Filter):
             return {"passed": False, "status": "no_code", "flaky": False}
         entry = column(example.extra, self.entry_point_column).strip() or None
         return Job(programs(code, stub), tests, entry=entry, setup="\n".join(filter(None, (self.setup, setup))))
+
+    def _sandbox(self) -> Sandbox:
+        limits = Limits(cpu_s=self.timeout_s, wall_s=4.0 * self.timeout_s, memory_mb=self.memory_mb)
+        return open_sandbox(limits, Container(**dict(self.container)) if self.container else None)
+
+    def _is_isolated(self) -> bool:
+        try:
+            self._sandbox()
+        except SandboxError:
+            return False
+        return True
 
 
 def column(extra: Mapping[str, Any], name: str) -> str:

@@ -208,7 +208,7 @@ def disagreements(rows: list[dict[str, Any]]) -> dict[tuple[str, str], object]:
         example(row["response"], row["tests"], row=place, **{name: row.get(name) for name in columns})
         for place, row in enumerate(rows)
     ]
-    found = {}
+    found: dict[tuple[str, str], object] = {}
     for row, result in zip(rows, UnitTests().score_batch(given), strict=True):
         assert not isinstance(result, Unscored)
         if result["passed"] is not row["correct"]:
