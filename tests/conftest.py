@@ -92,3 +92,23 @@ def toxicity_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = BertForSequenceClassification(config).state_dict()
     torch.save({"state_dict": weights, "config": facts}, folder / "toxic.ckpt")
     return folder / "toxic.ckpt"
+
+
+@pytest.fixture(scope="session")
+def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random classifier with the labels Real and Fake."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("detector")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    (folder / "words").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters)])
+    )
+    tokenizer = BertTokenizer(vocab_file=str(folder / "words"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    labels = {"id2label": {0: "Real", 1: "Fake"}, "label2id": {"Real": 0, "Fake": 1}}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **labels, **sizes)).save_pretrained(folder)
+    return folder

@@ -3,11 +3,13 @@
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
 from curate.filters.compression import Compression
 from curate.filters.consensus import Consensus
+from curate.filters.detector_model import DetectorModel
 from curate.filters.detectors import Detectors
 from curate.filters.distinct import Distinct
 from curate.filters.entropy import Entropy
 from curate.filters.errors import Errors
 from curate.filters.ifd import InstructionFollowingDifficulty
+from curate.filters.learned_detector import LearnedDetector
 from curate.filters.length import Length
 from curate.filters.likelihood import Likelihood
 from curate.filters.near_duplicate import NearDuplicate
@@ -23,12 +25,14 @@ from curate.filters.unit_tests import UnitTests
 __all__ = [
     "Compression",
     "Consensus",
+    "DetectorModel",
     "Detectors",
     "Distinct",
     "Entropy",
     "Errors",
     "Filter",
     "InstructionFollowingDifficulty",
+    "LearnedDetector",
     "Length",
     "Likelihood",
     "NearDuplicate",

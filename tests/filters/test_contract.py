@@ -13,7 +13,11 @@ from curate.filters import Filter, Scores, Unscored, known_filters
 
 TYPES = {"float64": (float,), "int64": (int,), "bool": (bool,), "string": (str,)}
 NAMES = [name for name, cls in known_filters().items() if cls.__module__.startswith("curate.")]
-NEEDS = {"toxicity": {"checkpoint": "toxicity_checkpoint"}, "self_aligned": {"own": "own_source"}}
+NEEDS = {
+    "toxicity": {"checkpoint": "toxicity_checkpoint"},
+    "self_aligned": {"own": "own_source"},
+    "detector_model": {"classifier": "detector_folder"},
+}
 """Parameters without which a filter refuses, and the fixtures that give them."""
 TEXT_FILTERS = [name for name in NAMES if "model" not in known_filters()[name].model_fields and name not in NEEDS]
 
@@ -52,7 +56,7 @@ def fitted(request: pytest.FixtureRequest) -> Filter:
     """Each known filter with default parameters, fitted where it learns from the corpus."""
     cls = known_filters()[request.param]
     given = {"model": str(request.getfixturevalue("model_folder"))} if "model" in cls.model_fields else {}
-    given |= {name: request.getfixturevalue(fixture) for name, fixture in NEEDS.get(request.param, {}).items()}
+    given |= {name: str(request.getfixturevalue(fixture)) for name, fixture in NEEDS.get(request.param, {}).items()}
     built = cls.model_validate(given)
     return built.fit([*EXAMPLES, *OWN]) if cls.needs_corpus() else built
 
