@@ -73,7 +73,9 @@ def read(path: Path) -> tuple[list[Pair], int]:
 
 
 def _pair(target: str, task: str, rows: list[dict[str, Any]]) -> Pair:
-    column = lambda name: np.array([row[name] for row in rows], dtype=np.float64)  # noqa: E731
+    def column(name: str) -> Floats:
+        return np.array([row[name] for row in rows], dtype=np.float64)
+
     perplexity, logprob = np.log(column("perplexity_mean300")), column("seq_logprob_mean300")
     features = {
         "perplexity": perplexity,
@@ -98,18 +100,27 @@ def shipped(pair: Pair) -> int:
 
 def lowest(weights: Mapping[str, float]) -> Rule:
     """Lowest weighted sum of features."""
-    return lambda pair: int(np.argmin(sum(weight * pair.features[name] for name, weight in weights.items())))
+    return lambda pair: int(np.argmin(np.sum([weight * pair.features[name] for name, weight in weights.items()], axis=0)))
+
+
+def ranked(values: Floats) -> Floats:
+    """Ranks from 0."""
+    return np.argsort(np.argsort(values)).astype(np.float64)
+
+
+def standard(values: Floats) -> Floats:
+    """Standard scores."""
+    return np.asarray((values - values.mean()) / values.std())
 
 
 def rank_sum(*names: str) -> Rule:
     """Lowest sum of ranks."""
-    return lambda pair: int(np.argmin(sum(np.argsort(np.argsort(pair.features[name])) for name in names)))
+    return lambda pair: int(np.argmin(np.sum([ranked(pair.features[name]) for name in names], axis=0)))
 
 
 def z_sum(*names: str) -> Rule:
     """Lowest sum of standard scores."""
-    score = lambda values: (values - values.mean()) / values.std()  # noqa: E731
-    return lambda pair: int(np.argmin(sum(score(pair.features[name]) for name in names)))
+    return lambda pair: int(np.argmin(np.sum([standard(pair.features[name]) for name in names], axis=0)))
 
 
 def among_close(share: float, sign: int) -> Rule:
@@ -165,33 +176,40 @@ def chosen_in_fold(names: Sequence[str]) -> Callable[[list[Pair]], Rule]:
 
 def ridge(others: list[Pair]) -> Rule:
     """Learns accuracy within a pair from standardised features, by ridge regression of strength 1 a row."""
-    score = lambda values: (values - values.mean()) / values.std()  # noqa: E731
-    design = lambda pair: np.stack([score(pair.features[name]) for name in RIDGE], axis=1)  # noqa: E731
+
+    def design(pair: Pair) -> Floats:
+        return np.stack([standard(pair.features[name]) for name in RIDGE], axis=1)
+
     rows = np.concatenate([design(pair) for pair in others])
     gains = np.concatenate([pair.mean - pair.mean.mean() for pair in others])
     weights = np.linalg.solve(rows.T @ rows + len(rows) * np.eye(len(RIDGE)), rows.T @ gains)
     return lambda pair: int(np.argmax(design(pair) @ weights))
 
 
-def best_elsewhere(others: list[Pair]) -> Rule:
-    """Learns which source's name did best on the other tasks; names of sources do not travel to a user's data."""
+def success(others: list[Pair]) -> dict[str, float]:
+    """Mean gain of each source's name over the mean of its pair."""
     gains: dict[str, list[float]] = defaultdict(list)
     for pair in others:
         for name, gain in zip(pair.sources, pair.mean - pair.mean.mean(), strict=True):
             gains[name].append(float(gain))
-    means = {name: float(np.mean(values)) for name, values in gains.items()}
+    return {name: float(np.mean(values)) for name, values in gains.items()}
+
+
+def best_elsewhere(others: list[Pair]) -> Rule:
+    """Learns which source's name did best on the other tasks; names of sources do not travel to a user's data."""
+    means = success(others)
     return lambda pair: int(np.argmax([means[name] for name in pair.sources]))
 
 
 def familiar_and_best_elsewhere(others: list[Pair]) -> Rule:
     """Rank sum of self-aligned perplexity and the sources' success on the other tasks: shrinkage towards a prior."""
-    gains: dict[str, list[float]] = defaultdict(list)
-    for pair in others:
-        for name, gain in zip(pair.sources, pair.mean - pair.mean.mean(), strict=True):
-            gains[name].append(float(gain))
-    ranks = lambda values: np.argsort(np.argsort(values))  # noqa: E731
-    prior = lambda pair: np.array([-float(np.mean(gains[name])) for name in pair.sources])  # noqa: E731
-    return lambda pair: int(np.argmin(ranks(pair.features["self-aligned"]) + ranks(prior(pair)) * 1.001))
+    means = success(others)
+
+    def choose(pair: Pair) -> int:
+        prior = ranked(np.array([-means[name] for name in pair.sources]))
+        return int(np.argmin(ranked(pair.features["self-aligned"]) + 1.001 * prior))  # ties go to the prior
+
+    return choose
 
 
 LEARNT: dict[str, Callable[[list[Pair]], Rule]] = {
@@ -300,10 +318,9 @@ def mean_or_geometric(folder: Path) -> dict[str, Any]:
         names = sorted(name for name, values in rows.items() if len(values) >= 100)
         mean = np.array([np.mean(rows[name]) for name in names])
         geometric = np.array([np.exp(np.mean(np.log(rows[name]))) for name in names])
-        ranks = [np.argsort(np.argsort(values)) for values in (mean, geometric)]
         found[task] = {
             "sources": len(names),
-            "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
+            "rank_correlation": float(np.corrcoef(ranked(mean), ranked(geometric))[0, 1]),
             "lowest_by_mean": names[int(mean.argmin())],
             "lowest_by_geometric_mean": names[int(geometric.argmin())],
         }
@@ -356,7 +373,10 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables of docs/advise.md."""
-    show = lambda entry: f"{entry['mean']:.2f} ({entry['low']:.2f} to {entry['high']:.2f})"  # noqa: E731
+
+    def show(entry: Mapping[str, float]) -> str:
+        return f"{entry['mean']:.2f} ({entry['low']:.2f} to {entry['high']:.2f})"
+
     lines = [
         f"{found['pairs']} pairs; {found['fixed_rules_tried']} fixed and {found['learnt_rules_tried']} learnt rules were tried; "
         f"{found['records_without_outcome']} records have no outcome.",
