@@ -146,8 +146,8 @@ def disagreements(data: Path) -> Iterator[str]:
 
 def kind_of_difference(row: dict[str, Any], *, is_number: bool) -> str:
     """Why two readers can read the end of a row differently, from its form alone."""
-    *_, after = [None, *row["response"].rpartition("Final Answer:")[1:]]
-    if not row["response"].count("Final Answer:") or after is None:
+    _, mark, after = row["response"].rpartition("Final Answer:")
+    if not mark:
         return "no `Final Answer:` line"
     first = next((line for line in after.splitlines() if line.strip()), "")
     if not is_number:
@@ -187,7 +187,7 @@ def quality(flagged: list[bool], incorrect: list[bool]) -> dict[str, float | int
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     centre, half = hits / n + z * z / (2 * n), z * math.sqrt(hits / n * (1 - hits / n) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
 
 
 def measure_sample(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from curate.examples import Example
 from curate.filters import Errors, Tells
-from curate.filters.answers import read_answer
+from curate.filters.answers import Mode, read_answer
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "familiarity"
 SAMPLE = Path(__file__).parents[2] / "curate" / "reference" / "sample" / "train.jsonl"
@@ -25,12 +25,15 @@ def labelled(name: str, rows: int | None = None) -> Iterator[dict[str, Any]]:
 
 def example(row: dict[str, Any]) -> Example:
     messages: list[Any] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
-    return Example(messages=messages, gold=row["gold"], source=row["source"])
+    return Example(messages=messages, gold=row["gold"], source=row["source"], tests=row.get("tests"))
 
 
-def agreement(name: str, rows: int | None) -> tuple[float, float]:
+def agreement(name: str, rows: int | None, mode: Mode = "lenient") -> tuple[float, float]:
     """Share of rows on which the reading equals the label, and share that is read as wrong against it."""
-    pairs = [(read_answer(row["response"], row["gold"], row["prompt"]).is_right, row["correct"]) for row in labelled(name, rows)]
+    pairs = [
+        (read_answer(row["response"], row["gold"], row["prompt"], mode=mode).is_right, row["correct"])
+        for row in labelled(name, rows)
+    ]
     return sum(one is other for one, other in pairs) / len(pairs), sum(other and not one for one, other in pairs) / len(pairs)
 
 
@@ -50,6 +53,38 @@ def test_wrong_agrees_with_all_labels(name: str, share: float) -> None:
     agreed, wrongly_accused = agreement(name, None)
     assert agreed >= share
     assert wrongly_accused <= 0.0005
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize(("name", "share"), [("gsm8k", 0.997), ("ecqa", 0.998)])
+def test_the_strict_reader_agrees_with_the_labels_of_all_rows(name: str, share: float) -> None:
+    agreed, wrongly_accused = agreement(name, None, mode="strict")
+    assert agreed >= share
+    assert wrongly_accused <= 0.001
+
+
+@needs_data
+def test_the_strict_reader_agrees_with_the_labels() -> None:
+    for name in ("gsm8k", "ecqa"):
+        assert agreement(name, 2_000, mode="strict")[0] >= 0.996
+
+
+@needs_data
+def test_code_that_does_not_parse_is_incorrect() -> None:
+    rows = [(Errors().score(example(row)), row) for row in labelled("humaneval")]
+    flagged = [row["correct"] for scores, row in rows if scores["broken_code"]]
+    assert len(flagged) > 200
+    assert sum(flagged) <= 0.01 * len(flagged)
+    assert all(bool(scores["fatal"]) >= bool(scores["broken_code"]) for scores, _ in rows)
+
+
+@needs_data
+def test_a_response_in_another_language_is_found_among_the_others() -> None:
+    flagged = [
+        row for row in labelled("gsm8k") if row["source"].startswith("gpt4-par") and Tells().score(example(row))["language"]
+    ]
+    assert [row["response"][:14] for row in flagged] == ["Initialmente, "]
 
 
 @needs_data
