@@ -15,6 +15,7 @@ from curate.sandbox.outcome import Limits
 _PLACES = (Path("/usr/bin"), Path("/bin"), Path("/usr/local/bin"))
 """Where programs of the system stand; PATH is not asked, as anybody can plant a `bwrap` there."""
 _NOBODY = 65534
+_OLDEST_KERNEL = (5, 14)
 
 # Reads the harness from standard input: a wheel in a private home folder could not be read from inside.
 _BOOT = (
@@ -64,6 +65,8 @@ class Level:
     """Ends a run that the signal to `command` does not end."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the command itself; what runs inside has its own."""
+    counts_processes: bool = False
+    """The command itself caps processes. `RLIMIT_NPROC` would count those of all containers, which have one user."""
 
     def arguments(self, *, name: str, seed: int) -> list[str]:
         """The command of one run."""
@@ -74,6 +77,11 @@ def bubblewrap_levels(limits: Limits) -> Iterator[Level]:
     """One level per interpreter that may work inside bubblewrap: this one's first, then the system's. Raises SandboxError."""
     if not sys.platform.startswith("linux"):
         raise SandboxError(f"bubblewrap needs Linux, this is {platform.system()}")
+    if _kernel() < _OLDEST_KERNEL:
+        raise SandboxError(
+            f"Linux {platform.release()} is too old: before {'.'.join(map(str, _OLDEST_KERNEL))} a limit on processes "
+            "counts those outside the sandbox too"
+        )
     bwrap = system_program("bwrap")
     if bwrap is None:
         raise SandboxError(
@@ -124,7 +132,7 @@ def container_level(container: Container, limits: Limits) -> Level:
     memory = f"{limits.memory_mb * 2 + limits.disk_mb}m"  # candidate and grader
     options = [
         *("--rm", "--interactive", "--pull", "never", "--name", "{name}", "--network", "none", "--read-only"),
-        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 8)),
+        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 2)),
         *("--memory", memory, "--memory-swap", memory, "--user", f"{_NOBODY}:{_NOBODY}", "--workdir", "/tmp"),  # noqa: S108
         *("--tmpfs", f"/tmp:rw,nosuid,nodev,noexec,size={limits.disk_mb}m,mode=1777", "--log-driver", "none"),  # noqa: S108
         *("--env", "PYTHONHASHSEED={seed}", "--env", "LANG=C.UTF-8", "--env", "HOME=/tmp", "--entrypoint", "python3"),
@@ -138,8 +146,14 @@ def container_level(container: Container, limits: Limits) -> Level:
         command=[str(engine), "run", *options, container.image, *_PYTHON],
         readable=["/usr", "/lib", "/lib64", "/opt", "/dev/null", "/dev/zero", "/dev/urandom", "/etc/ld.so.cache"],
         kill=[str(engine), "kill", "{name}"],
+        counts_processes=True,
         environment={name: os.environ[name] for name in kept if name in os.environ},
     )
+
+
+def _kernel() -> tuple[int, ...]:
+    """Major and minor version."""
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in platform.release().split(".")[:2])
 
 
 def system_program(name: str) -> Path | None:

@@ -152,8 +152,11 @@ def _inner_limits(level: Level, limits: Limits) -> Mapping[str, Any]:
     seccomp = seccomp_filter()
     if seccomp is None:
         raise SandboxError(f"no filter of system calls is known for this kind of processor ({os.uname().machine})")
+    rlimits = dict(limits.rlimits())
+    if level.counts_processes:
+        del rlimits["RLIMIT_NPROC"]
     return {
-        "rlimits": limits.rlimits(),
+        "rlimits": rlimits,
         "readable": list(level.readable),
         "writable": ["/tmp", "/dev/null"],  # noqa: S108  (the sandbox's own)
         "seccomp": seccomp.hex(),
