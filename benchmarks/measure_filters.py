@@ -67,7 +67,7 @@ def scored(row: dict[str, Any]) -> dict[str, Any]:
     example = Example(messages=messages, gold=row["gold"], source=row["source"], tests=row.get("tests"))  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for filter_ in FILTERS:
-        found |= dict(filter_.score(example))  # type: ignore[arg-type]
+        found |= dict(filter_.score(example))
     return found
 
 
