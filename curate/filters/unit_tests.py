@@ -127,7 +127,7 @@ class UnitTests(Filter):
         if not code.strip():
             return {"passed": False, "status": "no_code", "flaky": False}
         entry = column(example.extra, self.entry_point_column).strip() or None
-        return Job(programs(code, stub), tests, entry=entry, setup="\n".join(filter(None, (self.setup, setup))))
+        return Job(programs(code, stub), tests, entry=entry, stub=stub, setup="\n".join(filter(None, (self.setup, setup))))
 
     def _sandbox(self) -> Sandbox:
         limits = Limits(cpu_s=self.timeout_s, wall_s=4.0 * self.timeout_s, memory_mb=self.memory_mb)

@@ -66,6 +66,8 @@ class Job:
     """Python statements. Where they define `check` and do not call it, it is called with the entry point."""
     entry: str | None = None
     """Name of the function under test; None: the last function that the program defines."""
+    stub: str = ""
+    """Code that the prompt gave. The tests take its functions, but for the entry point, from here and not from the program."""
     setup: str = ""
     """Statements that run before the program, and before the tests."""
 
@@ -92,4 +94,4 @@ def as_message(job: Job, *, seed: int) -> Mapping[str, Any]:
     """What the grader reads."""
     is_random = any("random" in text for text in (*job.programs, job.tests, job.setup))
     program = {"programs": list(job.programs), "setup": job.setup, "entry": job.entry, "seed": seed, "is_random": is_random}
-    return {"program": program, "tests": job.tests}
+    return {"program": program, "stub": job.stub, "tests": job.tests}

@@ -99,6 +99,54 @@ def test_a_faked_pass_is_none(sandbox: Sandbox, name: str) -> None:
     assert judged(sandbox, FAKES[name]).status in ("failed", "error", "exited")
 
 
+# Each program defines with what its answer would be compared; `STUB` and `SETUP` are what the row itself gives.
+GIVEN = "def poly(xs, x):\n    return xs[0] + xs[1] * x\ndef f(xs):\n    'Root.'\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("def f(x): return 0\ndef abs(x): return 0", "assert abs(f(2) - 4) < 1e-6"),
+        (
+            "def f(x): return []\nset = sorted = list = len = lambda x: 1",
+            "assert set(f(2)) == set([4])\nassert sorted(f(2)) == sorted([4])",
+        ),
+        ("class M:\n    def isclose(self, *a): return True\nmath = M()\ndef f(x): return 0", "assert math.isclose(f(2), 4)"),
+        ("import operator as math\ndef f(x): return 0", "assert math.eq(f(2), 0)"),
+        (
+            "def f(xs): return 0\ndef poly(xs, x): return 0",
+            "def check(candidate):\n    assert poly([1, 2], candidate([1, 2])) == 0",
+        ),
+        ("def f(x): return 0\ndef check(candidate): pass", "def check(candidate):\n    assert candidate(2) == 4"),
+        ("def f(x): return 0\n__builtins__ = {}\n__name__ = '__main__'", "assert f(2) == 4"),
+    ],
+)
+def test_a_program_does_not_choose_what_its_answer_is_compared_with(sandbox: Sandbox, program: str, tests: str) -> None:
+    assert sandbox.run(Job([program], tests, entry="f", stub=GIVEN)).status in ("failed", "error")
+
+
+@pytest.mark.parametrize(
+    ("program", "tests", "entry"),
+    [
+        ("def sum(a, b):\n    return a - b", "assert sum(5, 2) == 3", None),
+        ("def max(a):\n    return 7", "assert max([1]) == 7 and abs(-1) == 1", "max"),
+        ("def copy(a):\n    return [a]", "assert copy(1) == [1]", None),
+        ("import math\ndef f(x):\n    return x", "assert math.isclose(f(1.0), 1.0)", None),
+    ],
+)
+def test_a_function_may_be_called_like_a_builtin_or_a_module(
+    sandbox: Sandbox, program: str, tests: str, entry: str | None
+) -> None:
+    assert sandbox.run(Job([program], tests, entry=entry)) == Verdict("passed")
+
+
+def test_functions_of_the_stub_and_classes_of_the_setup_serve_the_tests(sandbox: Sandbox) -> None:
+    setup = "class Pair:\n    def __init__(self, a): self.a = a\ndef twice(x): return 2 * x"
+    tests = "assert poly([1, 2], f([1, 2])) == 0\nassert g(Pair(3)) == twice(3)"
+    program = GIVEN + "    return -xs[0] / xs[1]\ndef g(pair): return pair.a * 2"
+    assert sandbox.run(Job([program], tests, entry="f", stub=GIVEN, setup=setup)) == Verdict("passed")
+
+
 def test_an_answer_of_own_making_is_only_data(sandbox: Sandbox) -> None:
     # The candidate's process may send whatever it likes; it does not know what is expected.
     program = 'import os\ndef f(x):\n    for _ in range(3): os.write(9, b\'\\x00\\x00\\x00\\x18{"id":3,"value":{"t":"x"}}\')\n    return 0'
