@@ -62,6 +62,17 @@ def test_what_could_be_slow_is_not_compared(text: str) -> None:
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("9^{99}", r"\log(123456789)"), ("z=123456789", r"\log(x)"), (r"\sqrt{99}", r"(1+9^{99})(\ln(\ln(9^{99})))")],
+)
+def test_logarithms_beside_large_numbers_are_not_compared(one: str, other: str) -> None:
+    start = time.perf_counter()
+    assert same_formula(one, other) is None
+    assert time.perf_counter() - start < 5
+    assert same_formula(r"\ln(8)", r"3\ln(2)") is True
+
+
 def test_formulas_are_compared_in_threads_too() -> None:
     found: list[bool | None] = []
     thread = threading.Thread(target=lambda: found.append(same_formula(r"\frac{1}{7}", r"\frac{2}{14}")))
