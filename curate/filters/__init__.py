@@ -3,6 +3,7 @@
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
 from curate.filters.compression import Compression
 from curate.filters.consensus import Consensus
+from curate.filters.contamination import Contamination
 from curate.filters.detector_model import DetectorModel
 from curate.filters.detectors import Detectors
 from curate.filters.distinct import Distinct
@@ -25,6 +26,7 @@ from curate.filters.unit_tests import UnitTests
 __all__ = [
     "Compression",
     "Consensus",
+    "Contamination",
     "DetectorModel",
     "Detectors",
     "Distinct",

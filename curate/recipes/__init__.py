@@ -4,9 +4,11 @@ from curate.recipes.loading import load_recipe
 from curate.recipes.schema import (
     Amount,
     BestOf,
+    Decontaminate,
     Deduplicate,
     Drop,
     Keep,
+    Mix,
     Order,
     Recipe,
     Sample,
@@ -17,9 +19,11 @@ from curate.recipes.schema import (
 __all__ = [
     "Amount",
     "BestOf",
+    "Decontaminate",
     "Deduplicate",
     "Drop",
     "Keep",
+    "Mix",
     "Order",
     "Recipe",
     "Sample",

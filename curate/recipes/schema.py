@@ -117,6 +117,10 @@ class Step(Settings):
         """The `filter.output` fields that the step reads."""
         return ()
 
+    def implies(self) -> Mapping[str, Mapping[str, Any]]:
+        """Filters that the step needs and that a recipe need not list, with their parameters."""
+        return {}
+
     @property
     def measures(self) -> bool:
         """Whether rows have a distance to the step's cut."""
@@ -124,10 +128,18 @@ class Step(Settings):
 
 
 class Deduplicate(Step):
-    """Keep the first of rows whose messages are equal, character by character (no Unicode normalisation)."""
+    """Keep the first of rows that are equal (`exact`: to the character, no Unicode normalisation) or `near` to each other."""
 
     word = "deduplicate"
-    method: Literal["exact"]
+    method: Literal["exact", "near"]
+
+    def fields(self) -> Sequence[str]:
+        """The group of near-duplicates."""
+        return ("near_duplicate.group",) if self.method == "near" else ()
+
+    def implies(self) -> Mapping[str, Mapping[str, Any]]:
+        """`near_duplicate`, unless the recipe lists it with parameters of its own."""
+        return {"near_duplicate": {}} if self.method == "near" else {}
 
     def __str__(self) -> str:
         return f"deduplicate {self.method}"
@@ -167,6 +179,39 @@ class Drop(Step):
         bounds = {"above": self.above, "below": self.below}
         said = [f"{word} {repr(value).removesuffix('.0')}" for word, value in bounds.items() if value is not None]
         return f"drop {self.field} {' or '.join(said)}"
+
+
+class Decontaminate(Step):
+    """Drop rows that hold more than a share `above` of the n-grams of some evaluation item."""
+
+    word = "decontaminate"
+    against: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+    above: Bound = Field(default=0.5, ge=0.0, lt=1.0)
+    n: Annotated[int, Strict(), Field(ge=1, le=50)] = 8
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _against_something(self) -> Self:
+        if not self.against:
+            raise ValueError("`against` must name at least one evaluation file")
+        return self
+
+    def fields(self) -> Sequence[str]:
+        """The overlap."""
+        return ("contamination.overlap",)
+
+    def implies(self) -> Mapping[str, Mapping[str, Any]]:
+        """`contamination` against these files."""
+        chosen = {"against": list(self.against), "n": self.n}
+        return {"contamination": chosen | ({} if self.column is None else {"column": self.column})}
+
+    @property
+    def measures(self) -> bool:
+        """By the bound."""
+        return True
+
+    def __str__(self) -> str:
+        return f"decontaminate against {', '.join(self.against)} above {repr(self.above).removesuffix('.0')} (n {self.n})"
 
 
 class Ranking(Step):
@@ -231,6 +276,50 @@ class Sample(Step):
         return f"sample {self.keep} within {', '.join(self.within)} (seed {self.seed})"
 
 
+OTHERS = "*"
+"""In the shares of a mixture: all sources that are not named, together."""
+
+
+class Mix(Step):
+    """Keep rows so that each source has its share. Rows of sources without a share are dropped.
+
+    Where a source runs short: `shrink` (the default) cuts the whole mixture down until the shares hold, `refill` lets the others
+    fill up, in proportion to their shares, and `error` ends the run. Inside a source the rows with the lowest or highest `field`
+    are kept, else a random draw.
+    """
+
+    word = "mix"
+    shares: dict[str, Quantity] | Literal["equal"]
+    short: Literal["shrink", "refill", "error"] = "shrink"
+    total: Quantity | None = None
+    field: str | None = None
+    first: Literal["lowest", "highest"] = "lowest"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _shares_make_a_whole(self) -> Self:
+        if self.short != "shrink" and self.total is None:
+            raise ValueError(f"`short: {self.short}` needs a `total`, a share or count of rows that the mixture should have")
+        if self.shares == "equal":
+            return self
+        if counted := [name for name, amount in self.shares.items() if amount.share is None]:
+            raise ValueError(f"the share of {counted[0]!r} must be a share such as 50%, not a count; `total` takes a count")
+        whole = sum((amount.share for amount in self.shares.values() if amount.share is not None), Fraction(0))
+        if whole != 1:
+            raise ValueError(f"the shares add up to {float(whole):.4%}, not 100%")
+        return self
+
+    def fields(self) -> Sequence[str]:
+        """The field that rows are chosen by, if any."""
+        return () if self.field is None else (self.field,)
+
+    def __str__(self) -> str:
+        parts = "equal" if self.shares == "equal" else ", ".join(f"{name} {amount}" for name, amount in self.shares.items())
+        total = "" if self.total is None else f" of {self.total} rows"
+        by = f"by {self.field}, {self.first} first" if self.field else f"seed {self.seed}"
+        return f"mix {parts}{total} ({by}; short: {self.short})"
+
+
 class Order(Step):
     """Write the kept rows in the order of a field, or shuffled by a seed; without this step, in input order."""
 
@@ -253,7 +342,7 @@ class Order(Step):
         return f"order by {self.field}, {self.first} first" if self.field else f"order random (seed {self.random})"
 
 
-STEPS: dict[str, type[Step]] = {step.word: step for step in (Deduplicate, Drop, Keep, BestOf, Sample, Order)}
+STEPS: dict[str, type[Step]] = {step.word: step for step in (Deduplicate, Drop, Decontaminate, Keep, BestOf, Sample, Mix, Order)}
 
 
 def _step(value: Any) -> Any:
@@ -267,6 +356,8 @@ def _step(value: Any) -> Any:
         raise ValueError(f"unknown step {word!r}; {near_miss(str(word), STEPS)}")
     if word == Deduplicate.word and not isinstance(settings, dict):
         settings = {"method": settings}
+    if word == Mix.word and settings == "equal":
+        settings = {"shares": "equal"}
     if not isinstance(settings, dict):
         raise ValueError(f"{word} needs settings, such as `{word}: {{field: ...}}`")  # noqa: TRY004
     try:
@@ -298,6 +389,10 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)
     summary: str = ""
     source: str | None = None
+    evidence: str = ""
+    """What speaks for it: measured by whom, on what."""
+    avoid: str = ""
+    """When not to use it."""
     filters: dict[str, dict[str, Any]] = {}
     steps: tuple[Annotated[Step, BeforeValidator(_step)], ...]
     unscored: Policy = "error"
@@ -323,6 +418,11 @@ class Recipe(Settings):
         for name in self.filters:
             if name not in known:
                 raise ValueError(f"unknown filter {name!r}; {near_miss(name, known, listing='installed')}")
+        if Decontaminate.word in {step.word for step in self.steps} and "contamination" in self.filters:
+            raise ValueError("`decontaminate` scores `contamination` by its own settings; list no filter of that name beside it")
+        against = [step.implies() for step in self.steps if isinstance(step, Decontaminate)]
+        if any(one != against[0] for one in against):
+            raise ValueError("two `decontaminate` steps differ in files, n or column; name all files in one")
         for number, step in enumerate(self.steps, 1):
             for field in step.fields():
                 self._check(field, step, known, where=f"step {number}: {step.word}")
@@ -330,7 +430,7 @@ class Recipe(Settings):
 
     def _check(self, field: str, step: Step, known: Mapping[str, type[Filter]], *, where: str) -> None:
         name, _, output = field.partition(".")
-        if name not in self.filters:
+        if name not in self.all_filters:
             raise ValueError(
                 f"{where} reads {field!r}, but the recipe lists no filter {name!r}; "
                 f"{near_miss(name, self.filters, listing='it lists')}"
@@ -347,6 +447,12 @@ class Recipe(Settings):
             raise ValueError(f"{where} needs a number, {field!r} is {kind}")
 
     @property
+    def all_filters(self) -> dict[str, dict[str, Any]]:
+        """The filters listed, and those that steps need without a word."""
+        implied = {name: dict(given) for step in self.steps for name, given in step.implies().items()}
+        return {**implied, **self.filters}
+
+    @property
     def needs_model(self) -> bool:
         """Whether a filter asks the model of the run."""
         return any(given.get("model") == TARGET for given in self.filters.values())
@@ -357,7 +463,7 @@ class Recipe(Settings):
         Raises UsageError when a filter needs a model and none is given.
         """
         built = {}
-        for name, given in self.filters.items():
+        for name, given in self.all_filters.items():
             parameters = dict(given)
             if parameters.get("model") == TARGET:
                 if model is None:
@@ -369,7 +475,7 @@ class Recipe(Settings):
 
     def check_filters(self, where: str) -> None:
         """Raise RecipeError if a filter's parameters are wrong; needs no model."""
-        for name, given in self.filters.items():
+        for name, given in self.all_filters.items():
             build_filter(name, given, where=f"{where}: filters")
 
     def as_data(self) -> dict[str, Any]:
@@ -379,4 +485,18 @@ class Recipe(Settings):
         return data
 
 
-__all__ = ["STEPS", "Amount", "BestOf", "Deduplicate", "Drop", "Keep", "Order", "Recipe", "RecipeError", "Sample", "Step"]
+__all__ = [
+    "STEPS",
+    "Amount",
+    "BestOf",
+    "Decontaminate",
+    "Deduplicate",
+    "Drop",
+    "Keep",
+    "Mix",
+    "Order",
+    "Recipe",
+    "RecipeError",
+    "Sample",
+    "Step",
+]

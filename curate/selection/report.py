@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.filters import known_filters
-from curate.recipes.schema import Deduplicate, Drop, Ranking, Sample
+from curate.recipes.schema import Decontaminate, Deduplicate, Drop, Mix, Ranking, Sample
+from curate.selection.evidence import Calibrated, Diversity, calibrated, diversity, uncalibrated
 from curate.selection.frame import Bools, Floats, Frame, Ints
+from curate.selection.mixing import SourceShare
 from curate.selection.steps import Selection
 
 MOSTLY = 0.5
@@ -41,6 +43,8 @@ class StepCount:
     rejected: int
     unscored: int
     groups: dict[str, int]
+    portions: list[SourceShare]
+    """What each source gave, where the step mixes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class SelectionReport:
     explained_by_both: float | None
     """R squared of the decision on deciles of characters, on source, and on both; None when all rows got one decision."""
     share_with_alternatives: float | None
-    """Share of the ranked rows whose prompt had another response to be ranked against; None when no step ranks within prompts."""
+    """Of the last step that ranks: share of its rows whose prompt had another ranked response; None when none ranks."""
     ranked_by: str | None
     """Field of the last step that ranks."""
     borderline: list[BorderRow]
@@ -86,6 +90,12 @@ class SelectionReport:
     dropped_examples: list[BorderRow]
     """Up to five rows of every step that rejects loudly."""
     warnings: list[str]
+    findings: dict[str, dict[str, Any]]
+    """What filters found out on the way, such as the rank correlation of a predictor."""
+    diversity: Diversity | None
+    """Self-BLEU before and after, where the recipe has `self_bleu`."""
+    calibration: dict[str, Calibrated]
+    """Figures of the detectors that the recipe acts on, from `curate calibrate`."""
     trial: str = "untested: no trial has been run, so nothing is known yet of what this selection does to training"
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +122,15 @@ def make_report(selection: Selection) -> SelectionReport:
             f"{truncated / frame.count:.0%} of all rows are longer than the model was given and scored on their beginning only; "
             "raise --max-length, and train with the same"
         )
+    for done in (done for done in selection.steps if isinstance(done.step, Mix)):
+        assert isinstance(done.step, Mix)
+        warnings += [
+            f"`mix`: {portion.source} runs short, {portion.available:,} rows for {portion.wanted:,}; "
+            + ("the others fill up" if done.step.short == "refill" else "the whole mixture is cut down to keep the shares")
+            for portion in done.portions
+            if portion.available < portion.wanted
+        ]
+    warnings += uncalibrated(selection)
     both = explained(kept, decile, source)
     if both is not None and both > MOSTLY:
         warnings.append(f"length and source alone explain {both:.0%} of this selection: this is mostly a length/source filter")
@@ -129,7 +148,7 @@ def make_report(selection: Selection) -> SelectionReport:
         unscored={name: reasons for name, store in frame.stores.items() if (reasons := store.reasons())},
         truncated=truncated,
         sources=_sources(frame, kept),
-        steps=[StepCount(str(r.step), r.before, r.rejected, r.unscored, r.groups) for r in selection.steps],
+        steps=[StepCount(str(r.step), r.before, r.rejected, r.unscored, r.groups, r.portions) for r in selection.steps],
         length_unit=frame.length_field,
         mean_length_kept=_mean(length.values, kept & length.valid),
         mean_length_rejected=_mean(length.values, ~kept & length.valid),
@@ -141,11 +160,14 @@ def make_report(selection: Selection) -> SelectionReport:
         borderline=_borderline(selection, selection.ranking, step.field) if isinstance(step, Ranking) else [],
         dropped_examples=dropped,
         warnings=warnings,
+        findings={name: found for name, store in frame.stores.items() if (found := store.findings)},
+        diversity=diversity(selection),
+        calibration=calibrated(selection),
     )
 
 
 def _alternatives(selection: Selection) -> float | None:
-    """Of the last step that ranks within prompts: share of its rows whose prompt has another of them."""
+    """Of the last step that ranks: share of its rows whose prompt has another of them."""
     counts = [(r.alternatives, sum(r.groups.values())) for r in selection.steps if r.alternatives is not None]
     alternatives, ranked = counts[-1] if counts else (0, 0)
     return alternatives / ranked if ranked else None
@@ -211,7 +233,7 @@ def _loud_drops(selection: Selection) -> tuple[list[BorderRow], list[str]]:
     examples: list[BorderRow] = []
     warnings: list[str] = []
     for index, step in enumerate(selection.recipe.steps):
-        if not isinstance(step, (Drop, Deduplicate)):
+        if not isinstance(step, (Drop, Deduplicate, Decontaminate)):
             continue
         gone = selection.rejected_by == index
         lost = np.bincount(codes[gone], minlength=len(names))

@@ -11,8 +11,22 @@ import numpy.typing as npt
 
 from curate.annotations import Annotations
 from curate.errors import InputError, RecipeError
-from curate.recipes.schema import TARGET, BestOf, Deduplicate, Drop, Keep, Order, Ranking, Recipe, Sample, Step
+from curate.recipes.schema import (
+    TARGET,
+    BestOf,
+    Decontaminate,
+    Deduplicate,
+    Drop,
+    Keep,
+    Mix,
+    Order,
+    Ranking,
+    Recipe,
+    Sample,
+    Step,
+)
 from curate.selection.frame import Bools, Floats, Frame, Ints
+from curate.selection.mixing import SourceShare, mixture
 
 if TYPE_CHECKING:
     from curate.selection.report import SelectionReport
@@ -36,7 +50,9 @@ class StepResult:
     """Signed distance of every row to the step's cut, in the unit of its field: never negative where the row passed, never
     positive where it did not; nan for rows that were not measured, and in groups that lost no row. None: it measures nothing."""
     alternatives: int | None = None
-    """Ranked rows whose prompt has another ranked row; None where the step does not rank within prompts."""
+    """Ranked rows whose prompt has another ranked row; None where the step does not rank."""
+    portions: list[SourceShare] = field(default_factory=list)
+    """What each source gave to a mixture."""
 
 
 @dataclass
@@ -95,7 +111,7 @@ class Selection:
 
     def failing(self) -> dict[str, Bools]:
         """For every `drop` step, which rows it rules out, whether or not an earlier step took them."""
-        return {str(step): dropped(self.frame, step)[0] for step in self.recipe.steps if isinstance(step, Drop)}
+        return {str(step): dropped(self.frame, step)[0] for step in self.recipe.steps if isinstance(step, (Drop, Decontaminate))}
 
 
 def select(annotations: Annotations, recipe: Recipe, *, model: str | None = None) -> Selection:
@@ -138,9 +154,11 @@ class _State:
         actions: dict[type[Step], Callable[[Any, StepResult], None]] = {
             Deduplicate: self._deduplicate,
             Drop: self._drop,
+            Decontaminate: self._drop,
             Keep: self._rank,
             BestOf: self._rank,
             Sample: self._sample,
+            Mix: self._mix,
             Order: self._arrange,
         }
         actions[type(step)](step, result)
@@ -171,16 +189,22 @@ class _State:
         return ", ".join(f"{count:,} {reason}" for reason, count in zip(names, counts, strict=True)) or "null for these rows"
 
     def _deduplicate(self, step: Deduplicate, result: StepResult) -> None:
-        codes = self.frame.codes("content_key")
+        if step.method == "near":
+            column = self.frame.column(step.fields()[0])
+            self._unscored(step.fields()[0], column.valid, result)
+            # A row without a group is like no other.
+            codes = np.where(column.valid, column.values, -1.0 - np.arange(self.frame.count)).astype(np.int64)
+        else:
+            codes = self.frame.codes("content_key")
         rows = np.flatnonzero(self.alive)
         _, first = np.unique(codes[rows], return_index=True)
         keep = np.zeros_like(self.alive)
         keep[rows[first]] = True
         self.alive &= keep
 
-    def _drop(self, step: Drop, result: StepResult) -> None:
+    def _drop(self, step: Drop | Decontaminate, result: StepResult) -> None:
         out, margin, valid = dropped(self.frame, step)
-        self._unscored(step.field, valid, result)
+        self._unscored(step.fields()[0], valid, result)
         if step.measures:
             result.margin = np.where(self.alive, margin, np.nan)
         self.alive &= ~out
@@ -198,15 +222,33 @@ class _State:
         sign = 1.0 if step.lowest else -1.0
         ranked = np.flatnonzero(self.alive & column.valid)
         result.margin = np.full(self.frame.count, np.nan)
-        if "prompt" in step.within:
-            _, prompt, sizes = np.unique(self.frame.group("prompt")[ranked], return_inverse=True, return_counts=True)
-            result.alternatives = int((sizes[prompt] >= 2).sum())
+        _, prompt, sizes = np.unique(self.frame.group("prompt")[ranked], return_inverse=True, return_counts=True)
+        result.alternatives = int((sizes[prompt] >= 2).sum())
         self._keep_best(ranked, sign * column.values[ranked], step.within, step.amount.of, result)
 
     def _sample(self, step: Sample, result: StepResult) -> None:
         rows = np.flatnonzero(self.alive)
         keys = random_keys(rows, step.seed)
         self._keep_best(rows, keys, step.within, step.keep.of, result)
+
+    def _mix(self, step: Mix, result: StepResult) -> None:
+        """Keep of every source as many rows as its share asks for, the best or a random draw of them."""
+        column = None if step.field is None else self.frame.column(step.field)
+        if column is not None and step.field is not None:
+            self._unscored(step.field, column.valid, result)
+        rows = np.flatnonzero(self.alive)
+        codes = self.frame.codes("source")[rows]
+        parts, result.portions = mixture(step, codes, self.frame.names("source"), where=self.recipe.name)
+        if column is None:
+            keys: npt.NDArray[Any] = random_keys(rows, step.seed)
+        else:
+            # Rows without a value stand behind all that have one.
+            values = np.where(column.valid[rows], column.values[rows] * (1.0 if step.first == "lowest" else -1.0), np.inf)
+            keys = tied_ranks(values, np.zeros_like(rows))
+        order = np.lexsort((rows, keys))
+        for part, portion in enumerate(result.portions):
+            self.alive[rows[order][parts[order] == part][portion.got :]] = False
+        self.alive[rows[parts < 0]] = False
 
     def _keep_best(
         self,
@@ -290,10 +332,12 @@ def tied_ranks(keys: Floats, groups: Ints) -> Ints:
     return ranks
 
 
-def dropped(frame: Frame, step: Drop) -> tuple[Bools, Floats, Bools]:
+def dropped(frame: Frame, step: Drop | Decontaminate) -> tuple[Bools, Floats, Bools]:
     """Which rows a drop rules out, the margin to its nearer bound, and which rows have a value."""
-    column = frame.column(step.field)
+    column = frame.column(step.fields()[0])
     margin = np.full(frame.count, np.nan)
+    if isinstance(step, Decontaminate):
+        step = Drop(field=step.fields()[0], above=step.above)
     if step.is_ is not None:
         return column.valid & (column.values == step.is_), margin, column.valid
     room = np.full(frame.count, np.inf)

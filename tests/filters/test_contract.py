@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ NEEDS = {
     "toxicity": {"checkpoint": "toxicity_checkpoint"},
     "self_aligned": {"own": "own_source"},
     "detector_model": {"classifier": "detector_folder"},
+    "contamination": {"against": "evaluation_file"},
 }
 """Parameters without which a filter refuses, and the fixtures that give them."""
 TEXT_FILTERS = [name for name in NAMES if "model" not in known_filters()[name].model_fields and name not in NEEDS]
@@ -49,6 +51,13 @@ OWN = [
     )
     for row in range(len(EXAMPLES), len(EXAMPLES) + 4)
 ]
+
+
+@pytest.fixture(scope="session")
+def evaluation_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluation") / "test.jsonl"
+    path.write_text('{"prompt": "What is 2 + 3?"}\n')
+    return path
 
 
 @pytest.fixture(params=NAMES)

@@ -37,6 +37,7 @@ class MemoryRows:
         self.shards = [Shard(i, a, b) for i, (a, b) in enumerate(itertools.pairwise(borders))]
         self.count = len(rows)
         self.refused: Mapping[str, int] = {}
+        self.folder = Path("nowhere") / "rows"
 
     def read(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
         part = self.rows[shard.start : shard.stop]
@@ -59,6 +60,7 @@ class MemoryStore:
 
     folder = Path("given-0")
     filter_name = "given"
+    findings: Mapping[str, Any] = {}
 
     def __init__(self, rows: MemoryRows) -> None:
         self.rows, self.shards = rows, rows.shards

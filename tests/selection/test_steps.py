@@ -226,7 +226,7 @@ def test_a_row_that_a_draw_rejects_has_no_margin() -> None:
         ("abcd", {"best_of": {"field": "given.value", "lowest": 1}}, 0.0),
         ("aabc", {"best_of": {"field": "given.value", "lowest": 1}}, 0.5),
         ("aabc", keep(lowest="50%", within=["source", "prompt"]), 0.5),
-        ("aabc", keep(lowest="50%", within="dataset"), None),
+        ("aabc", keep(lowest="50%", within="dataset"), 0.5),
         ("aabc", {"sample": {"keep": "50%", "within": "prompt"}}, None),
     ],
 )
