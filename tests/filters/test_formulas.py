@@ -51,6 +51,8 @@ def test_other_text_is_no_formula(text: str) -> None:
         "x^" + "9" * 50,
         "(" * 60 + "x^2" + ")" * 60,
         "9**9**9",
+        r"\cos((\frac{99+x^9-n}{n})^9)",
+        r"\sqrt{x^9}=y+(123456789)^9",
         r"\sqrt{2+" * 9 + "}" * 9,
         "x^2+" * 1_000,
     ],
