@@ -1,74 +1,78 @@
 """How many rows each source gives to a mixture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from curate.errors import RecipeError, near_miss
 from curate.recipes.schema import OTHERS, Mix
+from curate.selection.frame import Ints
 
 
 @dataclass(frozen=True)
-class Portion:
-    """What one source, or all others together, was to give to a mixture, and gave."""
+class SourceShare:
+    """What one source was to give to a mixture, and gave."""
 
-    name: str
-    """As the recipe calls it; `*` for all sources that it does not name."""
-    sources: tuple[str | None, ...]
+    source: str | None
+    """`*` for all sources that the mixture does not name."""
     share: float
-    """Asked for, in (0, 1]."""
+    """Share asked for, in (0, 1]."""
     wanted: int
-    """Rows that the share stands for; without `total`, of a mixture that no source limits: all rows."""
+    """Rows that the share stands for: of `total`, or of all rows that reach the step."""
     available: int
-    kept: int
-
-    @property
-    def is_short(self) -> bool:
-        """Whether it has fewer rows than its share stands for."""
-        return self.available < self.wanted
+    got: int
 
 
-def portions(step: Mix, counts: Mapping[str | None, int], *, where: str) -> list[Portion]:
-    """What each source gives of the rows that reach the step.
+def mixture(step: Mix, sources: Ints, names: Sequence[str | None], *, where: str) -> tuple[Ints, list[SourceShare]]:
+    """For every row the part of the mixture that it can belong to (-1: none), and what each part gives.
 
-    Raises RecipeError for a source that no row has, for one without rows where the shares have to hold, and for a short one where
-    the recipe says `short: error`.
+    Raises RecipeError for a source that does not exist, one without rows where the shares have to hold, and a short one where the
+    recipe says `short: error`.
     """
-    members = _members(step, counts, where=where)
-    available = [sum(counts[name] for name in names) for names in members.values()]
-    if isinstance(step.shares, str):
-        shares = [Fraction(1, len(members))] * len(members)
-    else:
-        shares = [amount.share or Fraction(0) for amount in step.shares.values()]
-    everything = sum(counts.values())
-    wanted = divide(everything if step.total is None else step.total.of(everything), shares)
-    short = [at for at, have in enumerate(available) if have < wanted[at]]
-    # The largest mixture in which every share holds.
-    largest = min(int(have / share) for have, share in zip(available, shares, strict=True))
-    if short and (step.short == "error" or (step.short == "shrink" and not largest)):
-        names = list(members)
-        lacking = ", ".join(f"{names[at]!r} has {available[at]:,} of {wanted[at]:,} rows" for at in short)
-        raise RecipeError(f"{where}: `{step}`: {lacking}; set `short: refill`, a smaller `total` or other shares")
-    kept = wanted
-    if short:
-        kept = refill(sum(wanted), shares, available) if step.short == "refill" else divide(largest, shares)
-    return [
-        Portion(name, sources, float(share), want, have, keep)
-        for (name, sources), share, want, have, keep in zip(members.items(), shares, wanted, available, kept, strict=True)
+    counts = np.bincount(sources, minlength=len(names))
+    keys, part_of = _parts(step, names, counts.tolist(), where=where)
+    parts = part_of[sources]
+    available = np.bincount(parts[parts >= 0], minlength=len(keys)).tolist()
+    shares = _shares(step, keys)
+    wanted = divide(len(sources) if step.total is None else step.total.of(len(sources)), shares)
+    # The size of the largest mixture in which every share holds.
+    largest = min((int(have / share) for have, share in zip(available, shares, strict=True)), default=0)
+    lacking = [at for at, have in enumerate(available) if have < wanted[at]]
+    if lacking and (step.short == "error" or (step.short == "shrink" and not largest)):
+        short = ", ".join(f"{keys[at]!r} has {available[at]:,} of {wanted[at]:,} rows" for at in lacking)
+        raise RecipeError(f"{where}: `{step}`: {short}; set `short: refill`, a smaller `total` or other shares")
+    got = wanted
+    if lacking:
+        got = refill(sum(wanted), shares, available) if step.short == "refill" else divide(largest, shares)
+    found = [
+        SourceShare(key, float(share), want, have, give)
+        for key, share, want, have, give in zip(keys, shares, wanted, available, got, strict=True)
     ]
+    return parts, found
 
 
-def _members(step: Mix, counts: Mapping[str | None, int], *, where: str) -> dict[str, tuple[str | None, ...]]:
-    """The sources behind each name of the mixture."""
-    known = sorted(name for name in counts if name is not None)
+def _parts(step: Mix, names: Sequence[str | None], counts: Sequence[int], *, where: str) -> tuple[list[str | None], Ints]:
+    """The parts of the mixture, and by code of source the part that it belongs to."""
     if isinstance(step.shares, str):
-        return {name: (name,) for name in known} | ({"(no source)": (None,)} if None in counts else {})
-    for name in step.shares:
-        if name != OTHERS and name not in counts:
-            hint = near_miss(name, known, listing="the sources are") if known else "no row has a source"
-            raise RecipeError(f"{where}: mix names the source {name!r}, of which no row is left; {hint}")
-    others = tuple(name for name in [*known, *([None] if None in counts else [])] if name not in step.shares)
-    return {name: others if name == OTHERS else (name,) for name in step.shares}
+        there = [name for name, count in zip(names, counts, strict=True) if count]
+        keys: list[str | None] = sorted(there, key=lambda name: (name is None, str(name)))
+    else:
+        keys = list(step.shares)
+        known = sorted({str(name) for name in names if name is not None})
+        for key in step.shares:
+            if key != OTHERS and key not in names:
+                hint = near_miss(key, known, listing="the sources are") if known else "no row has a source"
+                raise RecipeError(f"{where}: mix names the source {key!r}, which no row has; {hint}")
+    rest = keys.index(OTHERS) if OTHERS in keys and not isinstance(step.shares, str) else -1
+    return keys, np.array([keys.index(name) if name in keys else rest for name in names], dtype=np.int64)
+
+
+def _shares(step: Mix, keys: Sequence[str | None]) -> list[Fraction]:
+    if isinstance(step.shares, str):
+        return [Fraction(1, len(keys))] * len(keys)
+    return [amount.share or Fraction(0) for amount in step.shares.values()]
 
 
 def divide(total: int, shares: Sequence[Fraction]) -> list[int]:
