@@ -74,7 +74,7 @@ def _is_quick(line: str) -> bool:
         and not _FORBIDDEN.search(rest)
         and line.count("^") == len(_POWER.findall(line))
         and math.prod(powers) <= (1 if _FUNCTIONS.intersection(commands) else 4)
-        and ("=" not in line or (len(letters) <= 2 and "sqrt" not in commands))
+        and ("=" not in line or (len(letters) <= 2 and not ({*_FUNCTIONS, "sqrt"} & {*commands})))
         and len(letters) <= 3
         and (not letters or max(exponents, default=0) <= 9)
         and sum(command in _FUNCTIONS for command in commands) <= 2

@@ -53,6 +53,7 @@ def test_other_text_is_no_formula(text: str) -> None:
         "9**9**9",
         r"\cos((\frac{99+x^9-n}{n})^9)",
         r"\sqrt{x^9}=y+(123456789)^9",
+        r"\frac{z}{\cos(\tan(z)+x^9)}=99",
         r"\sqrt{2+" * 9 + "}" * 9,
         "x^2+" * 1_000,
     ],
