@@ -219,7 +219,7 @@ def disagreements(rows: list[dict[str, Any]]) -> dict[tuple[str, str], object]:
 @needs_data
 @pytest.mark.usefixtures("is_isolated")
 def test_the_first_rows_of_humaneval_get_their_labels() -> None:
-    assert disagreements(humaneval(140)) == {}
+    assert disagreements(humaneval(70)) == {}
 
 
 @pytest.mark.slow

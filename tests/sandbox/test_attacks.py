@@ -231,7 +231,7 @@ def test_an_unknown_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_kernel_that_counts_processes_of_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(levels.platform, "release", lambda: "5.10.0-28-amd64")
+    monkeypatch.setattr("platform.release", lambda: "5.10.0-28-amd64")
     with pytest.raises(SandboxError, match="too old"):
         open_sandbox(replace(LIMITS, output_bytes=60_006))
 

@@ -5,7 +5,7 @@ import pytest
 from curate.errors import SandboxError
 from curate.sandbox import Job, Limits, Sandbox, Verdict, open_sandbox
 
-LIMITS = Limits(cpu_s=1, wall_s=6.0, memory_mb=128)
+LIMITS = Limits(cpu_s=1, wall_s=4.0, memory_mb=128)
 TESTS = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 9\n"
 
 
