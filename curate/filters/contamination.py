@@ -1,6 +1,7 @@
 """The `contamination` filter: how much of an evaluation item stands in a row."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from curate import _fs
-from curate.errors import InputError, UsageError
-from curate.examples import Example, load_examples
+from curate.errors import InputError, near_miss
+from curate.examples import Example
+from curate.examples.files import one_file
+from curate.examples.record import MAX_ROW_BYTES, Record
+from curate.examples.sources import Files
 from curate.filters.base import Filter, OutputType, Scores, register
 from curate.filters.limits import head
 
@@ -18,8 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Stamp = tuple[str, int, int]
+Stamp = tuple[Path, int, int]
 """Path, size and time of change: a file that is written anew is read anew."""
+
+QUESTIONS = ("question", "prompt", "problem", "instruction", "query", "input", "text")
+"""Columns that hold the question, in this order, where none is named."""
+CHATS = ("messages", "conversations", "prompt")
+COMMON = 10
+"""An n-gram of more items than this is the frame that they share, and tells nothing of any one of them."""
+FEWEST_WORDS = 4
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,14 @@ class _Items:
 
     names: Sequence[str]
     sizes: "npt.NDArray[np.int64]"
-    """Distinct n-grams of each item; 0 for an item of fewer than n words, which is only compared exactly."""
+    """Distinct n-grams of each item that count."""
     grams: "npt.NDArray[np.uint64]"
     """Sorted; equal n-grams of several items stand beside each other."""
     owners: "npt.NDArray[np.int64]"
-    exact: dict[tuple[str, ...], int]
+    widths: Sequence[int]
+    """Words of the n-grams: `n`, and the length of every shorter item."""
+    short: Mapping[tuple[str, ...], int]
+    """Items of fewer than four words."""
 
 
 @register("contamination")
@@ -41,38 +55,37 @@ class Contamination(Filter):
 
     Outputs:
         overlap: largest share of one item's distinct word n-grams that stand in the row's prompt or completion, in [0, 1].
-            1 where the prompt equals an item; 0 where no item shares an n-gram.
-        item: the item with that overlap, as `FILE:NUMBER`, counted from 0; the first of equals. Null where the overlap is 0.
-        exact: the row's prompt has the same words as an item.
+        item: the item with that overlap, as `FILE:LINE`; the first of equals. Null where the overlap is 0.
 
-    An item is the prompt of a row of the evaluation files `against`, its completion where it has no prompt, or what stands in
-    `column`. Words are compared in lower case and without punctuation; characters in scripts without spaces. An item of fewer
-    than `n` words is only compared exactly: short questions would match by chance. Of each text the first 100,000 characters are
-    looked at. Never null: an empty row overlaps with nothing.
+    Items are the questions of the files `against`: the column `column`, else the first of question, prompt, problem, instruction,
+    query, input and text, else the turns of a chat before its answer. Words are compared in lower case and without punctuation;
+    characters in scripts without spaces. An item of fewer than `n` words is one n-gram; of fewer than four, it has to be the
+    whole prompt. n-grams of more than 10 items are the frame around them and do not count. Of each text the first 100,000
+    characters are looked at. Never null: an empty row overlaps with nothing.
     Answers are not compared: `It is 42.` stands in many rows that saw no test. Translations and paraphrases are not found.
     Paths are relative to the current directory. The scores depend on what the files hold, not on where they lie.
-    Cost: one pass over the evaluation files, then about 0.2 ms per row of 100 words; no model.
-    Source: the share of an item's n-grams, with 0.5 as the customary cut, is that of Tulu 3 (arXiv:2411.15124, section 3.2,
-    8-grams and tokens covered); GPT-3 (arXiv:2005.14165, appendix C) called any 13-gram in common a leak, which also takes
-    common phrases. Differences: distinct n-grams are counted, and the completion is searched too.
+    Cost: one pass over the evaluation files, then linear in the row's length; no model.
+    Source: the share of an item that stands in a row, cut at a half, after Tulu 3 (arXiv:2411.15124; 8-grams). GPT-3
+    (arXiv:2005.14165, appendix C) called any 13-gram in common a leak, which also takes common phrases. Differences: distinct
+    n-grams are counted, not covered tokens; frames do not count; the completion is searched too.
     """
 
     version: ClassVar[int] = 1
     described_by_identity: ClassVar = ("against",)
-    outputs: ClassVar[dict[str, OutputType]] = {"overlap": "float64", "item": "string", "exact": "bool"}
+    outputs: ClassVar[dict[str, OutputType]] = {"overlap": "float64", "item": "string"}
 
-    against: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
-        min_length=1, description="Evaluation files: JSON lines, CSV or Parquet, in any layout that curate reads."
+    against: Annotated[tuple[Path, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str | Path) else value)] = (
+        Field(min_length=1, description="Evaluation files: JSON lines or arrays, CSV, Parquet or Arrow.")
     )
-    column: str | None = Field(default=None, description="Column of the files that holds the questions; default: detected.")
-    n: int = Field(default=10, ge=1, le=50, description="Words per n-gram.")
+    column: str | None = Field(default=None, description="Column of the files that holds the questions; default: by its name.")
+    n: int = Field(default=8, ge=1, le=50, description="Words per n-gram.")
 
     def identity(self) -> dict[str, Any]:
-        """What the evaluation files hold. Raises UsageError for a file that is not there."""
+        """What the evaluation files hold. Raises InputError for a file that is not there."""
         return {"against": [_hash(stamp) for stamp in self._stamps()]}
 
     def check_machine(self) -> list[str]:
-        """Raise for files that are not there or cannot be read as items, before the first row."""
+        """Raise for files that are not there or hold no items, before the first row is read."""
         self._items()
         return []
 
@@ -84,39 +97,36 @@ class Contamination(Filter):
 
         items = self._items()
         prompt, completion = head(example.prompt_text), head(example.completion)
-        same = items.exact.get(tuple(words_of(prompt))) if prompt.strip() else None
-        if same is not None:
-            return {"overlap": 1.0, "item": items.names[same], "exact": True}
-        mine = np.unique(np.concatenate([shingles(text, self.n) for text in (prompt, completion)]))
+        if prompt.strip() and (same := items.short.get(tuple(words_of(prompt)))) is not None:
+            return {"overlap": 1.0, "item": items.names[same]}
+        texts = [text for text in (prompt, completion) if text.strip()]
+        if not texts:
+            return {"overlap": 0.0, "item": None}
+        mine = np.unique(np.concatenate([shingles(text, width) for text in texts for width in items.widths]))
         first = np.searchsorted(items.grams, mine, side="left")
         after = np.searchsorted(items.grams, mine, side="right")
-        found = [items.owners[a:b] for a, b in zip(first.tolist(), after.tolist(), strict=True) if a < b]
-        if not found:
-            return {"overlap": 0.0, "item": None, "exact": False}
-        hits, counts = np.unique(np.concatenate(found), return_counts=True)
+        shared = np.flatnonzero(first < after).tolist()
+        if not shared:
+            return {"overlap": 0.0, "item": None}
+        hits, counts = np.unique(np.concatenate([items.owners[first[at] : after[at]] for at in shared]), return_counts=True)
         shares = counts / items.sizes[hits]
         best = int(np.argmax(shares))
-        return {"overlap": float(shares[best]), "item": items.names[int(hits[best])], "exact": False}
+        return {"overlap": float(shares[best]), "item": items.names[int(hits[best])]}
 
     def _items(self) -> _Items:
         return _read_items(self._stamps(), self.column, self.n)
 
     def _stamps(self) -> tuple[Stamp, ...]:
-        found = []
-        for name in self.against:
-            path = Path(name)
+        for path in self.against:
             if not path.is_file():
-                raise UsageError(
-                    f"contamination: {name}: no such evaluation file; paths are relative to the current directory, {Path.cwd()}"
-                )
-            facts = path.stat()
-            found.append((name, facts.st_size, facts.st_mtime_ns))
-        return tuple(found)
+                raise InputError(f"{path}: no such evaluation file; paths are relative to the current directory, {Path.cwd()}")
+        facts = [(path, path.stat()) for path in self.against]
+        return tuple((path, fact.st_size, fact.st_mtime_ns) for path, fact in facts)
 
 
 @lru_cache(maxsize=64)
 def _hash(stamp: Stamp) -> str:
-    return _fs.sha256(Path(stamp[0]))
+    return _fs.sha256(stamp[0])
 
 
 @lru_cache(maxsize=4)
@@ -127,29 +137,66 @@ def _read_items(stamps: tuple[Stamp, ...], column: str | None, n: int) -> _Items
 
     names: list[str] = []
     grams: list[npt.NDArray[np.uint64]] = []
-    exact: dict[tuple[str, ...], int] = {}
+    short: dict[tuple[str, ...], int] = {}
+    widths = {n}
     for path, _, _ in stamps:
         before = len(names)
-        for example in _examples(path, column):
-            text = head(example.prompt_text if example.prompt_text.strip() and column is None else example.completion)
-            if not text.strip():
-                continue
+        for place, text in _questions(path, column):
             words = words_of(text)
-            exact.setdefault(tuple(words), len(names))
-            grams.append(shingles(text, n) if len(words) >= n else np.array([], dtype=np.uint64))
-            names.append(f"{Path(path).name}:{example.row}".encode(errors="replace").decode())
+            if len(words) < FEWEST_WORDS:
+                short.setdefault(tuple(words), len(names))
+                grams.append(np.array([], dtype=np.uint64))
+            else:
+                widths.add(min(n, len(words)))
+                grams.append(shingles(text, n))
+            names.append(place.encode(errors="replace").decode())
         if len(names) == before:
-            raise InputError(f"contamination: {path}: holds no evaluation item; every question in it is empty")
-    sizes = np.array([len(one) for one in grams], dtype=np.int64)
-    together, owners = np.concatenate(grams), np.repeat(np.arange(len(grams)), sizes)
+            raise InputError(f"{path}: holds no evaluation items; every question in it is empty or cannot be read")
+    found, holders = np.unique(np.concatenate(grams), return_counts=True)
+    frame = found[holders > COMMON]
+    # An item that is nothing but the frame keeps it: a file of copies is still found.
+    own = [left if len(left := np.setdiff1d(one, frame)) else one for one in grams]
+    sizes = np.array([len(one) for one in own], dtype=np.int64)
+    together, owners = np.concatenate(own), np.repeat(np.arange(len(own)), sizes)
     order = np.lexsort((owners, together))
-    return _Items(names, sizes, together[order], owners[order], exact)
+    return _Items(names, sizes, together[order], owners[order], sorted(widths), short)
 
 
-def _examples(path: str, column: str | None) -> Any:
-    try:
-        return load_examples(path, columns=None if column is None else {"completion": column})
-    except InputError as error:
-        if column is not None:
-            raise
-        raise InputError(f"contamination: {error}; or say with `column` which column holds the questions") from error
+class _Everything(Collection[str]):
+    """Contains every name: all text columns are wanted as they are read."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _questions(path: Path, column: str | None) -> Iterator[tuple[str, str]]:
+    """Place and question of every item that has one."""
+    for record in Files(path.name, one_file(path), MAX_ROW_BYTES).records(notes=Counter(), parsed=_Everything()):
+        if isinstance(record, Record) and (text := head(_question(record.value, column, path))).strip():
+            yield record.place, text
+
+
+def _question(value: Mapping[str, Any], column: str | None, path: Path) -> str:
+    if column is not None:
+        if column not in value:
+            raise InputError(f"{path}: has no {column}; {near_miss(column, list(value), listing='it has')}")
+        return str(value[column] or "")
+    for name in QUESTIONS:
+        if isinstance(value.get(name), str):
+            return str(value[name])
+    for name in CHATS:
+        if isinstance(turns := value.get(name), list):
+            return _asked([turn for turn in turns if isinstance(turn, Mapping)])
+    raise InputError(f"{path}: no question; say which with `column`; it has {', '.join(map(str, value))}")
+
+
+def _asked(turns: Sequence[Mapping[str, Any]]) -> str:
+    """What a chat says before its last answer."""
+    is_answered = bool(turns) and turns[-1].get("role", turns[-1].get("from")) in ("assistant", "gpt", "model")
+    return "\n".join(str(turn.get("content") or turn.get("value") or "") for turn in (turns[:-1] if is_answered else turns))
