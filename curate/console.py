@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from curate.advice import Advice
     from curate.advice.statistics import Estimate
+    from curate.calibration import Calibration
     from curate.correlation import Correlations
     from curate.inspection import Preview, PreviewRow, Quote
     from curate.pipeline import RunResult
@@ -338,3 +339,39 @@ def show_correlations(found: "Correlations") -> None:
         out.print(f"one value in all rows, left out: {plain(', '.join(found.constant))}")
     if found.copies:
         out.print(f"left out as equal: {plain(', '.join(f'{name} = {other}' for name, other in found.copies.items()))}")
+
+
+def show_calibration(found: "Calibration") -> None:
+    """What every detector does, and whom it accuses."""
+    out = console()
+    out.print(
+        f"{plain(found.data)}: human are {plain(', '.join(found.human))}; machines {plain(', '.join(found.machine))}"
+        + (f"; {found.unlabelled:,} rows without a source" if found.unlabelled else "")
+    )
+    rows = [
+        [
+            plain(name),
+            _with_interval(figures.auroc, figures.auroc_interval, "{:.3f}"),
+            _with_interval(figures.found_at_1, figures.found_at_1_interval, "{:.0%}"),
+            _with_interval(figures.found_at_5, figures.found_at_5_interval, "{:.0%}"),
+            f"{figures.human_rows:,} / {figures.machine_rows:,}",
+            f"{sum(figures.unscored.values()):,}",
+        ]
+        for name, figures in sorted(found.detectors.items(), key=lambda entry: -entry[1].auroc)
+    ]
+    out.print(_table(["detector", "AUROC", "found at 1 % FP", "at 5 % FP", "human / machine", "unscored"], rows, fold=True))
+    best, figures = max(found.detectors.items(), key=lambda entry: entry[1].auroc)
+    out.print(f"At 1 % false positives {best} finds {figures.found_at_1:.0%} of the machine-written rows.")
+    for group in sorted(figures.groups, key=lambda group: -group.rate_at_5)[:8]:
+        if len(figures.groups) > 1:
+            interval = _with_interval(group.rate_at_5, group.interval_at_5, "{:.1%}")
+            out.print(
+                f"  of {group.human_rows:,} human rows of {plain(group.group)} it accuses {interval}, where it accuses 5 % of all"
+            )
+    out.print("These figures hold for rows like these: other domains, languages and generators have others.")
+    if found.saved:
+        out.print(f"saved: {found.saved}; use it with `learned_detector: {{load: {found.saved}}}`")
+
+
+def _with_interval(value: float, interval: tuple[float, float], form: str) -> str:
+    return f"{form.format(value)} ({form.format(interval[0])} to {form.format(interval[1])})"

@@ -14,6 +14,7 @@ from curate.recipes import Recipe, load_recipe
 from curate.reference import model_path, sample_path
 from curate.rows import SHARD_ROWS
 from curate.selection import Selection, SelectionReport, select
+from curate.selection.evidence import DETECTORS
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,27 @@ def likelihood_of(model: str | Mapping[str, Any] | None, data: Any) -> Likelihoo
     found = build_filter(Likelihood.name, settings, where="model")
     assert isinstance(found, Likelihood)
     return found
+
+
+def detectors_of(
+    recipe: str | Path | None, model: Mapping[str, Any] | None, classifier: str | None, human: Sequence[str]
+) -> list[Filter]:
+    """The detectors to calibrate: those of a recipe with its settings, else the learned one and those of a model or classifier.
+
+    Raises UsageError for a recipe that has none.
+    """
+    if recipe is not None:
+        built = load_recipe(recipe).build_filters(model)
+        found = [filter_ for name, filter_ in built.items() if name in DETECTORS]
+        if not found:
+            raise UsageError(f"--recipe {recipe}: has no detector to calibrate; detectors are {', '.join(DETECTORS)}")
+        return found
+    given: dict[str, Mapping[str, Any]] = {"learned_detector": {"human": tuple(human)}}
+    if model is not None:
+        given["detectors"] = model
+    if classifier is not None:
+        given["detector_model"] = {"classifier": classifier}
+    return [build_filter(name, settings, where="calibrate") for name, settings in given.items()]
 
 
 def default_out(name: str) -> Path:
