@@ -43,7 +43,8 @@ def mixture(step: Mix, sources: Ints, names: Sequence[str | None], *, where: str
     if lacking and (step.short == "error" or (step.short == "shrink" and not largest)):
         short = ", ".join(f"{keys[at]!r} has {available[at]:,} of {wanted[at]:,} rows" for at in lacking)
         raise RecipeError(f"{where}: `{step}`: {short}; set `short: refill`, a smaller `total` or other shares")
-    got = wanted
+    # Without a total nothing is to be rounded up to: the shares decide the size.
+    got = divide(largest, shares) if step.total is None else wanted
     if lacking:
         got = refill(sum(wanted), shares, available) if step.short == "refill" else divide(largest, shares)
     found = [

@@ -243,8 +243,9 @@ class _State:
             keys: npt.NDArray[Any] = random_keys(rows, step.seed)
         else:
             # Rows without a value stand behind all that have one.
-            values = np.where(column.valid[rows], column.values[rows] * (1.0 if step.first == "lowest" else -1.0), np.inf)
-            keys = tied_ranks(values, np.zeros_like(rows))
+            valid = column.valid[rows]
+            values = np.where(valid, column.values[rows] * (1.0 if step.first == "lowest" else -1.0), 0.0)
+            keys = np.where(valid, tied_ranks(values, np.zeros_like(rows)), np.iinfo(np.int64).max)
         order = np.lexsort((rows, keys))
         for part, portion in enumerate(result.portions):
             self.alive[rows[order][parts[order] == part][portion.got :]] = False
