@@ -149,6 +149,20 @@ def closing_lines(report: "SelectionReport") -> list[str]:
         lines.append(f"unscored by {name}: {plain(_counts(reasons_))}")
     if report.truncated:
         lines.append(f"truncated: {report.truncated:,} rows are longer than --max-length and scored on their beginning only")
+    for step in report.steps:
+        lines += [
+            f"mixed: {plain(part.source or '(no source)')} {part.share:.1%} wanted, {part.got:,} of {part.available:,} rows taken"
+            for part in step.portions
+        ]
+    if (found := report.diversity) is not None:
+        lines.append(
+            f"self-BLEU: {_number(found.all_rows, 3)} of all rows, {_number(found.kept, 3)} of the kept, "
+            f"{_number(found.random, 3)} of as many random ones (lower is more diverse; it rises with the number of rows)"
+        )
+    for name, figures in report.calibration.items():
+        lines.append(
+            f"{name}: AUROC {figures.auroc:.3f}, {figures.found_at_1:.0%} found at 1 % false positives (calibrated here)"
+        )
     if report.explained_by_both is not None:
         lines.append(
             f"explained by length alone {_r2(report.explained_by_length)}, by source alone {_r2(report.explained_by_source)}, "
