@@ -136,7 +136,7 @@ def lost_matches(ids: Ints, lengths: Ints, groups: Ints, n: int) -> Ints:
             grams = grams * size + ids[ends]
         if not len(starts):
             break
-        order = np.argsort(grams, kind="stable")  # stable: within an n-gram the texts stay in order
+        order = _sorted(grams, texts[starts], len(lengths))
         table = top_two(grams[order], texts[starts][order])
         owned = table.owner >= 0
         losses = (table.most - table.second)[owned]
@@ -149,6 +149,13 @@ def lost_matches(ids: Ints, lengths: Ints, groups: Ints, n: int) -> Ints:
             lost[k:] += _lost_extensions(starts[~shared], texts, k, n, len(lengths), len(ids))
         starts, grams = starts[shared], numbers[shared]
     return lost
+
+
+def _sorted(grams: Ints, texts: Ints, count: int) -> Ints:
+    """The order by n-gram and then by text."""
+    if int(grams.max()) < 2**62 // count:
+        return np.argsort(grams * count + texts)  # one number, which numpy sorts four times as fast as a stable sort
+    return np.argsort(grams, kind="stable")  # the texts are in order already
 
 
 def _lost_extensions(starts: Ints, texts: Ints, k: int, n: int, count: int, tokens: int) -> Ints:
