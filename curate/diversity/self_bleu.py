@@ -10,6 +10,7 @@ has is lost whole (the second largest is 0). One number per n-gram, summed by ho
 Tables of (n-gram, largest, holder, second largest) of parts of a corpus merge, and parts of the n-grams can be counted apart.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Corpus:
     groups: list[int] = field(default_factory=list, init=False)
     _vocabulary: defaultdict[str, int] = field(default_factory=lambda: defaultdict(count().__next__), init=False)
     _chunks: list[Ints] = field(default_factory=list, init=False)
-    _held: list[int] = field(default_factory=list, init=False)
+    _held: "array[int]" = field(default_factory=lambda: array("q"), init=False)
     _disk: GramsOnDisk | None = field(default=None, init=False)
     _keys: "npt.NDArray[np.uint64]" = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64), init=False)
     _spilled: int = field(default=0, init=False)
@@ -74,8 +75,8 @@ class Corpus:
         return len(tokens)
 
     def _flush(self) -> None:
-        self._chunks.append(np.array(self._held, dtype=np.int64))
-        self._held = []
+        self._chunks.append(np.frombuffer(self._held, dtype=np.int64) if self._held else np.empty(0, dtype=np.int64))
+        self._held = array("q")
         if self._disk is not None or sum(map(len, self._chunks)) > self.in_memory_tokens:
             self._spill()
 
@@ -119,55 +120,43 @@ def set_self_bleu(texts: Iterable[str], *, n: int = 4, tokenizer: Tokenizer = "w
 def lost_matches(ids: Ints, lengths: Ints, groups: Ints, n: int) -> Ints:
     """How many of its k-grams each text loses to clipping; (n, texts). Integer ids, so no two n-grams are taken for one."""
     texts = np.repeat(np.arange(len(lengths)), lengths)  # (tokens,): the text of every token
+    stops = np.repeat(np.cumsum(lengths), lengths)  # (tokens,): where that text ends
     lost = np.zeros((n, len(lengths)), dtype=np.int64)
     size = int(ids.max()) + 1 if len(ids) else 1
     # Tokens of different groups are different tokens, and then so are their n-grams.
-    tokens = ids + size * np.unique(groups, return_inverse=True)[1][texts]
+    grams = ids + size * np.unique(groups, return_inverse=True)[1][texts] if len(np.unique(groups)) > 1 else ids
     starts = np.arange(len(ids))
-    grams = tokens
     for k in range(1, n + 1):
         if k > 1:
-            ends = starts + k - 1
-            inside = ends < len(ids)
-            starts, ends, grams = starts[inside], ends[inside], grams[inside]
-            inside = texts[starts] == texts[ends]
-            starts, ends, grams = starts[inside], ends[inside], grams[inside]
+            fits = starts + (k - 1) < stops[starts]
+            starts = starts[fits]
             # Renumbered below, so that the product stays far from 2**63.
-            grams = grams * size + ids[ends]
+            grams = grams[fits] * size + ids[starts + (k - 1)]
         if not len(starts):
             break
         order = _sorted(grams, texts[starts], len(lengths))
-        table = top_two(grams[order], texts[starts][order])
+        starts = starts[order]
+        table = top_two(grams[order], texts[starts])
         owned = table.owner >= 0
         losses = (table.most - table.second)[owned]
         lost[k - 1] += np.bincount(table.owner[owned], losses, minlength=len(lengths)).astype(np.int64)
-        numbers = np.empty(len(grams), dtype=np.int64)
-        numbers[order] = np.repeat(np.arange(len(table.size)), table.size)
+        if k == n:
+            break
         # What no other text holds cannot grow into something shared: its extensions are lost whole, and need no counting.
-        shared = (table.texts > 1)[numbers]
-        if k < n:
-            lost[k:] += _lost_extensions(starts[~shared], texts, k, n, len(lengths), len(ids))
-        starts, grams = starts[shared], numbers[shared]
+        shared = np.repeat(table.texts > 1, table.size)
+        alone = starts[~shared]
+        room, owner = stops[alone] - alone, texts[alone]
+        for longer in range(k + 1, n + 1):
+            lost[longer - 1] += np.bincount(owner[room >= longer], minlength=len(lengths))
+        starts, grams = starts[shared], np.repeat(np.arange(len(table.size)), table.size)[shared]
     return lost
 
 
 def _sorted(grams: Ints, texts: Ints, count: int) -> Ints:
     """The order by n-gram and then by text."""
     if int(grams.max()) < 2**62 // count:
-        return np.argsort(grams * count + texts)  # one number, which numpy sorts four times as fast as a stable sort
-    return np.argsort(grams, kind="stable")  # the texts are in order already
-
-
-def _lost_extensions(starts: Ints, texts: Ints, k: int, n: int, count: int, tokens: int) -> Ints:
-    """How many longer n-grams begin at these starts, by length and text; (n - k, count)."""
-    lost = np.zeros((n - k, count), dtype=np.int64)
-    for longer in range(k + 1, n + 1):
-        ends = starts + longer - 1
-        starts = starts[ends < tokens]
-        ends = ends[ends < tokens]
-        starts = starts[texts[starts] == texts[ends]]
-        lost[longer - k - 1] = np.bincount(texts[starts], minlength=count)
-    return lost
+        return np.argsort(grams * count + texts)  # one number, which numpy sorts several times as fast
+    return np.lexsort((texts, grams))
 
 
 @dataclass(frozen=True)
@@ -194,19 +183,23 @@ def top_two(grams: Ints, texts: Ints) -> TopTwo:
     counts = np.diff(np.r_[pairs, len(grams)])  # (pairs,): occurrences of an n-gram in a text
     first_pair = np.flatnonzero(new_gram[pairs])  # (n-grams,): its first pair
     held = np.diff(np.r_[first_pair, len(pairs)])
-    most = np.maximum.reduceat(counts, first_pair)
-    is_most = counts == np.repeat(most, held)
-    holders = np.add.reduceat(is_most.astype(np.int64), first_pair)
-    runner_up = np.maximum.reduceat(np.where(is_most, 0, counts), first_pair)
-    # Where one text holds the maximum, the sum over its holders is that text.
-    holder = np.add.reduceat(np.where(is_most, texts[pairs], 0), first_pair)
-    return TopTwo(
-        most=most,
-        second=np.where(holders > 1, most, runner_up),
-        owner=np.where(holders == 1, holder, -1),
-        texts=held,
-        size=np.add.reduceat(counts, first_pair),
-    )
+    # An n-gram of one text is lost whole. Most are such: what follows looks at the others only.
+    most, second, owner = counts[first_pair], np.zeros_like(first_pair), texts[pairs[first_pair]]
+    several = np.flatnonzero(held > 1)
+    if len(several):
+        inside = np.repeat(held > 1, held)
+        counts_, texts_ = counts[inside], texts[pairs[inside]]
+        held_ = held[several]
+        firsts = np.cumsum(held_) - held_
+        most[several] = np.maximum.reduceat(counts_, firsts)
+        is_most = counts_ == np.repeat(most[several], held_)
+        shares = np.add.reduceat(is_most.astype(np.int64), firsts) > 1
+        runner_up = np.maximum.reduceat(np.where(is_most, 0, counts_), firsts)
+        # Where one text holds the maximum, the sum over its holders is that text.
+        holder = np.add.reduceat(np.where(is_most, texts_, 0), firsts)
+        second[several] = np.where(shares, most[several], runner_up)
+        owner[several] = np.where(shares, -1, holder)
+    return TopTwo(most, second, owner, texts=held, size=np.diff(np.r_[pairs[first_pair], len(grams)]))
 
 
 def bleu_of(lost: Ints, lengths: Ints, groups: Ints) -> Floats:
