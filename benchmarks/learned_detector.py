@@ -30,8 +30,27 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def originals(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What must not stand on both sides: human originals are repeated per generator, and each pair shares its opening."""
-    return [f"{row['domain']} {' '.join(row['text'].split()[:8])}" for row in rows]
+    """What must not stand on both sides: rows that share their prompt or their opening, directly or through others.
+
+    Human originals are repeated per generator, cut to other lengths, and each pair shares the beginning that was the prompt.
+    """
+    leader: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while leader.setdefault(key, key) != key:
+            key = leader[key]
+        return key
+
+    keys = [
+        (
+            f"prompt {row['domain']} {' '.join(row['prompt'].split())}",
+            f"opening {row['domain']} {' '.join(row['text'].split()[:8])}",
+        )
+        for row in rows
+    ]
+    for prompt, opening in keys:
+        leader[find(opening)] = find(prompt)
+    return [find(prompt) for prompt, _ in keys]
 
 
 def cells(rows: Sequence[dict[str, Any]], scores: Floats, labels: Bools) -> dict[str, float]:
