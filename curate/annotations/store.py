@@ -26,7 +26,12 @@ Struct = dict[str, Any]
 
 def folder_name(filter_: Filter) -> str:
     """`perplexity-3f2a90b1c4d5`: the filter and the head of its fingerprint's hash."""
-    return f"{filter_.name}-{stable_hash(filter_.fingerprint())[:12]}"
+    return folder_of(filter_.fingerprint())
+
+
+def folder_of(fingerprint: Mapping[str, Any]) -> str:
+    """The same from the fingerprint, as a plan holds it."""
+    return f"{fingerprint['filter']}-{stable_hash(fingerprint)[:12]}"
 
 
 def to_struct(filter_: Filter, example: Example, result: Scores | Unscored) -> Struct:

@@ -25,7 +25,7 @@ from curate.cli.options import FOLDER, json_option, loading, loading_options, mo
 @model_options
 @json_option
 def calibrate(data: str, recipe: str | None, classifier: str | None, out: Path | None, plot: Path | None, **options: Any) -> None:
-    """Measure how well detectors tell machine-written from human rows.
+    """Say what AI-text detectors find, and whom they accuse.
 
     On labelled rows: AUROC, what is found at 1 % and 5 % false positives, and false positives per group. With --model the
     target model's own detectors are measured, and a detector learnt from the rows always is.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from curate import _fs
+from curate import _fs, progress
 from curate.errors import InputError, near_miss
 from curate.examples import Example
 from curate.examples.files import one_file
@@ -176,10 +176,16 @@ class _Everything(Collection[str]):
 
 
 def _questions(path: Path, column: str | None) -> Iterator[tuple[str, str]]:
-    """Place and question of every item that has one."""
+    """Place and question of every item that has one; those that cannot be read are told, not passed over in silence."""
+    refused: Counter[str] = Counter()
     for record in Files(path.name, one_file(path), MAX_ROW_BYTES).records(notes=Counter(), parsed=_Everything()):
-        if isinstance(record, Record) and (text := head(_question(record.value, column, path))).strip():
+        if not isinstance(record, Record):
+            refused[record.reason] += 1
+        elif (text := head(_question(record.value, column, path))).strip():
             yield record.place, text
+    if refused:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.most_common(3))
+        progress.note(f"{path}: {refused.total():,} evaluation items cannot be read ({reasons}); rows are not compared with them")
 
 
 def _question(value: Mapping[str, Any], column: str | None, path: Path) -> str:

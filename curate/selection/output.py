@@ -11,7 +11,7 @@ import numpy as np
 
 from curate import _fs
 from curate.annotations import MANIFEST, struct_type_of
-from curate.annotations.store import PLAN
+from curate.annotations.store import PLAN, folder_of
 from curate.errors import RecipeError
 from curate.examples import stable_hash
 from curate.recipes.schema import Order, Recipe, Sample
@@ -89,8 +89,17 @@ def _pinned(selection: Selection, out: Path) -> Iterator[Path]:
     """The small files that say what the large ones must be."""
     yield selection.frame.rows.folder / MANIFEST
     for store in selection.frame.stores.values():
-        yield from (store.folder / name for name in (PLAN, MANIFEST))
+        folders = {store.folder, *(store.folder.parent / name for name in _derived_from(store.plan["fingerprint"]))}
+        # A folder that another run holds (`--reuse`) is not ours to pin.
+        yield from (folder / name for folder in sorted(folders) if folder.is_dir() for name in (PLAN, MANIFEST))
     yield out / "selection" / "selection.json"
+
+
+def _derived_from(fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the folders of the filters that a filter's scores were derived from."""
+    for needed in fingerprint.get("depends", {}).values():
+        yield folder_of(needed)
+        yield from _derived_from(needed)
 
 
 def _seeds(recipe: Recipe) -> dict[str, int]:
