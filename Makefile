@@ -41,6 +41,14 @@ check: $(READY)  ## style and types
 bench: $(READY)  ## measurements behind the figures in docs/
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/measure_filters.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/recipes.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/advise.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/sandbox.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/normalise.py --data ../shared/data/familiarity --model curate/reference/model
+	$(BIN)/python benchmarks/self_bleu.py --data ../shared/data
+	$(BIN)/python benchmarks/quality.py --data ../shared/data/regurgitative/translation
+	$(BIN)/python benchmarks/detectors.py --data ../shared/data/regurgitative --model curate/reference/model
+	$(BIN)/python benchmarks/learned_detector.py --data ../shared/data/regurgitative/detection
 
 # The suite runs from an empty folder against the installed wheel: data files that do not ship make it fail.
 wheel-check:  ## build the wheel, install it in a fresh environment, run a copy of the tests against it
