@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,20 +26,7 @@ from curate.examples.files import (
 )
 from curate.examples.layouts import Layout
 from curate.examples.record import MAX_ROW_BYTES, Record, Refused, excerpt
-from curate.examples.sources import DatasetsObject, Files, Rows, Source
-
-
-class _Everything(Collection[str]):
-    """Contains every name."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+from curate.examples.sources import EVERY_COLUMN, DatasetsObject, Files, Rows, Source
 
 
 class Examples:
@@ -149,7 +136,7 @@ def _readable(source: Source) -> Iterator[Mapping[str, Any]]:
     found = False
     refused: Counter[str] = Counter()
     earliest: Refused | None = None
-    for item in source.records(notes=Counter(), parsed=_Everything()):
+    for item in source.records(notes=Counter(), parsed=EVERY_COLUMN):
         if isinstance(item, Record):
             found = True
             yield item.value

@@ -22,6 +22,23 @@ _FULL_HASH_BYTES = 256_000_000
 _SAMPLE_BYTES = 1_000_000
 
 
+class _Everything(Collection[str]):
+    """Contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+EVERY_COLUMN = _Everything()
+"""For `parsed`: all columns whose JSON type becomes Python values."""
+
+
 class Source(Protocol):
     """Raw rows that can be read again from the start."""
 

@@ -1,7 +1,7 @@
 """The `contamination` filter: how much of an evaluation item stands in a row."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from curate.errors import InputError, near_miss
 from curate.examples import Example
 from curate.examples.files import one_file
 from curate.examples.record import MAX_ROW_BYTES, Record
-from curate.examples.sources import Files
+from curate.examples.sources import EVERY_COLUMN, Files
 from curate.filters.base import Filter, OutputType, Scores, register
 from curate.filters.limits import head
 
@@ -162,23 +162,10 @@ def _read_items(stamps: tuple[Stamp, ...], column: str | None, n: int) -> _Items
     return _Items(names, sizes, together[order], owners[order], sorted(widths), short)
 
 
-class _Everything(Collection[str]):
-    """Contains every name: all text columns are wanted as they are read."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
 def _questions(path: Path, column: str | None) -> Iterator[tuple[str, str]]:
     """Place and question of every item that has one; those that cannot be read are told, not passed over in silence."""
     refused: Counter[str] = Counter()
-    for record in Files(path.name, one_file(path), MAX_ROW_BYTES).records(notes=Counter(), parsed=_Everything()):
+    for record in Files(path.name, one_file(path), MAX_ROW_BYTES).records(notes=Counter(), parsed=EVERY_COLUMN):
         if not isinstance(record, Record):
             refused[record.reason] += 1
         elif (text := head(_question(record.value, column, path))).strip():

@@ -1,20 +1,21 @@
 """The `detector_model` filter: any sequence classifier that tells human from machine text."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from curate import progress
 from curate.errors import ModelError, near_miss
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Scores, Unscored, register
+from curate.filters.learned_detector import probability
 from curate.likelihood import default_device, model_identity
+from curate.likelihood.classifiers import class_logits
 from curate.likelihood.model import check_device
 
-_BATCH_ROWS = 32
 _MOST_TOKENS = 512
 _MACHINE = {
     "fake",
@@ -109,27 +110,15 @@ class _Classifier:
 
     def score(self, texts: Sequence[str], machine: int, max_tokens: int) -> list[dict[str, float | bool]]:
         """Log-odds of the label `machine` for every text, in order."""
-        import torch
-
         positions = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
         # RoBERTa's positions begin at 2, so that it has two fewer than its config says.
         room = min(max_tokens, positions - 2 if positions > _MOST_TOKENS else positions)
-        ids = self.tokenizer(list(texts), truncation=True, max_length=room + 1)["input_ids"]
-        truncated = [len(row) > room for row in ids]
-        for row in (row for row, is_cut in enumerate(truncated) if is_cut):
-            ids[row] = self.tokenizer(texts[row], truncation=True, max_length=room)["input_ids"]
-        results: list[dict[str, float | bool]] = [{} for _ in texts]
-        order = sorted(range(len(texts)), key=lambda row: (len(ids[row]), row))
-        for start in range(0, len(order), _BATCH_ROWS):
-            rows = order[start : start + _BATCH_ROWS]
-            batch = self.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(self.device)
-            with torch.inference_mode():
-                logits = self.model(**batch).logits.double()  # (rows, labels)
-            others = torch.cat([logits[:, :machine], logits[:, machine + 1 :]], dim=1)
-            log_odds = logits[:, machine] - torch.logsumexp(others, dim=1)
-            for row, value, chance in zip(rows, log_odds.tolist(), torch.sigmoid(log_odds).tolist(), strict=True):
-                results[row] = {"log_odds": value, "p_machine": chance, "truncated": truncated[row]}
-            progress.tick(tokens=sum(len(ids[row]) for row in rows))
+        results: list[dict[str, float | bool]] = []
+        for logits, truncated in class_logits(self.model, self.tokenizer, texts, max_tokens=room, device=self.device):
+            others = logits[:machine] + logits[machine + 1 :]
+            most = max(others)
+            log_odds = logits[machine] - most - math.log(math.fsum(math.exp(value - most) for value in others))
+            results.append({"log_odds": log_odds, "p_machine": probability(log_odds), "truncated": truncated})
         return results
 
 

@@ -15,11 +15,12 @@ from curate import progress
 from curate.errors import ModelError, NetworkError
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Scores, Unscored, register
+from curate.filters.learned_detector import probability
 from curate.likelihood import default_device
+from curate.likelihood.classifiers import class_logits
 from curate.likelihood.model import check_device
 
 Variant = Literal["original", "unbiased", "multilingual", "original-small", "unbiased-small"]
-_BATCH_ROWS = 32
 _MOST_TOKENS = 512
 # Detoxify's own names for what the checkpoints of the first challenge call otherwise.
 _CLASSES = {"toxic": "toxicity", "identity_hate": "identity_attack", "severe_toxic": "severe_toxicity"}
@@ -190,25 +191,12 @@ class _Classifier:
 
     def score(self, texts: Sequence[str]) -> list[dict[str, float | bool]]:
         """Probabilities per class for every text, in order."""
-        import torch
-
-        # One token more than the model takes: a text that has it is cut off.
-        ids = self.tokenizer(list(texts), truncation=True, max_length=_MOST_TOKENS + 1)["input_ids"]
-        truncated = [len(row) > _MOST_TOKENS for row in ids]
-        for row in (row for row, is_cut in enumerate(truncated) if is_cut):
-            ids[row] = self.tokenizer(texts[row], truncation=True, max_length=_MOST_TOKENS)["input_ids"]
-        results: list[dict[str, float | bool]] = [{} for _ in texts]
-        order = sorted(range(len(texts)), key=lambda row: (len(ids[row]), row))
-        for start in range(0, len(order), _BATCH_ROWS):
-            rows = order[start : start + _BATCH_ROWS]
-            batch = self.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(self.device)
-            with torch.inference_mode():
-                logits = self.model(**batch)[0].float()  # (rows, classes)
-            for row, values in zip(rows, torch.sigmoid(logits).double().tolist(), strict=True):
-                # Behind its named classes the `unbiased` checkpoint has outputs for identities, which Detoxify does not name.
-                results[row] = {**dict(zip(self.classes, values, strict=False)), "truncated": truncated[row]}
-            progress.tick(tokens=sum(len(ids[row]) for row in rows))
-        return results
+        found = class_logits(self.model, self.tokenizer, texts, max_tokens=_MOST_TOKENS, device=self.device)
+        # Behind its named classes the `unbiased` checkpoint has outputs for identities, which Detoxify does not name.
+        return [
+            {**{name: probability(value) for name, value in zip(self.classes, logits, strict=False)}, "truncated": truncated}
+            for logits, truncated in found
+        ]
 
 
 def _load(checkpoint: Path, config: Path, device: str) -> _Classifier:
