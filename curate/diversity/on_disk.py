@@ -1,17 +1,24 @@
 """Counts of n-grams beyond memory: DuckDB on a temporary file, one part of the n-grams after the other."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from curate.diversity.self_bleu import HashedGrams
-
 PARTS = 32
 """Parts of the n-grams by their hash; one is in memory at a time."""
+
+
+@dataclass(frozen=True)
+class HashedGrams:
+    """Occurrences of n-grams: key and text."""
+
+    high: npt.NDArray[np.uint64]
+    low: npt.NDArray[np.uint64]
+    texts: npt.NDArray[np.int64]
 
 
 class GramsOnDisk:
@@ -29,7 +36,7 @@ class GramsOnDisk:
         self._database.execute("SET preserve_insertion_order = false")
         self._database.execute("CREATE TABLE grams (part UTINYINT, k UTINYINT, high UBIGINT, low UBIGINT, text BIGINT, n BIGINT)")
 
-    def add(self, k: int, grams: "HashedGrams") -> None:
+    def add(self, k: int, grams: HashedGrams) -> None:
         """Count the occurrences of some whole texts' k-grams."""
         import pyarrow as pa
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from curate.diversity.on_disk import GramsOnDisk
+from curate.diversity.on_disk import GramsOnDisk, HashedGrams
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -240,7 +240,7 @@ def _keys_of(tokens: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def hashed_grams(keys: npt.NDArray[np.uint64], lengths: Ints, groups: Ints, n: int, *, first: int = 0) -> Iterator["HashedGrams"]:
+def hashed_grams(keys: npt.NDArray[np.uint64], lengths: Ints, groups: Ints, n: int, *, first: int = 0) -> Iterator[HashedGrams]:
     """The k-grams of texts for k from 1 to n, by keys of 128 bits that need no vocabulary: parts of a corpus fit together."""
     texts = np.repeat(np.arange(len(lengths)), lengths)
     ends = np.cumsum(lengths)[texts]  # (tokens,): where the text of a token ends
@@ -253,15 +253,6 @@ def hashed_grams(keys: npt.NDArray[np.uint64], lengths: Ints, groups: Ints, n: i
             starts, state = starts[fits], state[fits]
             state = _mixed(state * np.uint64(0xFF51AFD7ED558CCD) + keys[starts + k - 1])
         yield HashedGrams(state[:, 0], state[:, 1], texts[starts] + first)
-
-
-@dataclass(frozen=True)
-class HashedGrams:
-    """Occurrences of n-grams: key and text."""
-
-    high: npt.NDArray[np.uint64]
-    low: npt.NDArray[np.uint64]
-    texts: Ints
 
 
 def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
