@@ -41,7 +41,7 @@ class LearnedDetector(CorpusFilter):
     White space is collapsed first: layout tells who formatted a text. It sees words, word pairs, and the surface features of
     `curate.learning.surface_features`.
     Unscored: `too_short` (fewer than `fewest_words` words); all rows where fewer than 20 rows of either class, or 10 prompts, are
-    long enough to learn from (`too few labelled rows`).
+    long enough to learn from (`too_few_labelled_rows`).
 
     Known failures: it knows the sources, domains and prompts that it learnt from and hardly any others (docs/calibration.md
     shows what leaving a domain out costs). It calls plain prose machine-written, above all that of non-native writers. One
@@ -130,7 +130,7 @@ class LearnedDetector(CorpusFilter):
         if self._is_short(example):
             return Unscored("too_short")
         if log_odds is None:
-            return Unscored("too few labelled rows")
+            return Unscored("too_few_labelled_rows")
         return {"log_odds": log_odds, "p_machine": probability(log_odds)}
 
     def findings(self) -> dict[str, Any]:

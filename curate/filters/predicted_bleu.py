@@ -14,7 +14,7 @@ from curate.filters.corpus import CorpusFilter
 FEWEST_ROWS = 50
 FEWEST_PROMPTS = 10
 """Rows with a reference, and their prompts, below which nothing is learnt."""
-_TOO_FEW = "too few rows have a reference"
+_TOO_FEW = "too_few_references"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PredictedBleu(CorpusFilter):
     prompts is noted when it is learnt and stands in the report (`findings`); below about 0.2 an ordering by it is close to
     random. `consensus` predicts better wherever a prompt has several responses (docs/quality.md).
     Unscored: `empty completion`; rows of `reference_source` themselves (`is the reference`); all rows where fewer than 50 rows,
-    or rows of fewer than 10 prompts, have a reference (`too few rows have a reference`).
+    or rows of fewer than 10 prompts, have a reference (`too_few_references`).
     Cost: about 1 ms per row, most of it for the fits; no model.
     Source: the quality ordering by predicted BLEU of arXiv:2407.12835, whose features and regressor are not published: these are
     ours. Sentence BLEU as sacrebleu computes it (exp smoothing, effective order, 13a).

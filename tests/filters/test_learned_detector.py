@@ -69,7 +69,7 @@ def test_short_texts_are_unscored() -> None:
 def test_without_both_classes_no_row_is_scored(human: tuple[str, ...]) -> None:
     rows = corpus()
     results = LearnedDetector(human=human).fit(rows).score_batch(rows)
-    assert set(map(repr, results)) == {"Unscored(reason='too few labelled rows')"}
+    assert set(map(repr, results)) == {"Unscored(reason='too_few_labelled_rows')"}
 
 
 def test_a_saved_detector_scores_other_rows(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_source_can_be_the_reference() -> None:
 
 def test_a_short_gold_is_an_answer_and_no_reference() -> None:
     rows = [Example(messages=row.messages, row=row.row, gold="42") for row in corpus()]
-    assert set(map(repr, PredictedBleu().fit(rows).score_batch(rows))) == {"Unscored(reason='too few rows have a reference')"}
+    assert set(map(repr, PredictedBleu().fit(rows).score_batch(rows))) == {"Unscored(reason='too_few_references')"}
 
 
 def test_an_empty_completion_has_no_quality() -> None:

@@ -10,7 +10,7 @@ from curate.recipes import load_recipe, shipped_recipes
 
 REFUSALS = {
     "self-aligned-top50": "needs correct answers of the target model's own",
-    "predicted-bleu-top50": "too few rows have a reference",
+    "predicted-bleu-top50": "too_few_references",
     "humanlike-top50": "too_short",
 }
 
