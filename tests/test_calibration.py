@@ -79,6 +79,7 @@ def test_a_run_knows_the_figures_of_its_detector(labelled: Path, calibrated: Pat
     figures = again.json["detectors"]["learned_detector.log_odds"]
     assert second["calibration"]["learned_detector.log_odds"] == {"auroc": figures["auroc"], "found_at_1": figures["found_at_1"]}
     assert curate("verify", out).code == 0
+    assert (out / "calibration.svg").read_text().lstrip().startswith("<?xml")
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

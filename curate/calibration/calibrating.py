@@ -10,6 +10,7 @@ import numpy as np
 
 from curate import _fs
 from curate.annotations import Annotations, annotate
+from curate.calibration.picture import draw
 from curate.errors import InputError, UsageError
 from curate.examples import Examples
 from curate.filters import Filter, LearnedDetector
@@ -27,6 +28,7 @@ OUTPUTS: Mapping[str, Sequence[str]] = {
 FEWEST = 20
 """Rows of either class below which nothing is measured."""
 CURVE_POINTS = 200
+PICTURE = "calibration.svg"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def calibrate(
     save: Path | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Score the rows into `out`, which resumes, and write `calibration.json` there, or into the run's folder `into`.
+    """Score the rows into `out`, which resumes, and write `calibration.json` and its picture there, or into the run's folder `into`.
 
     Labels are the rows' sources: those of `human` against all others. `group` is a column by which false positives are told
     apart. `save` is where the learned detector is written for other data.
@@ -127,11 +129,19 @@ def calibrate(
             saved=saved,
         )
         if into is None:
-            _fs.commit_json(out / CALIBRATION, calibration.to_dict())
+            _write(calibration, out)
     if into is not None:
         with _fs.run_folder(into):
-            _fs.commit_json(into / CALIBRATION, calibration.to_dict())
+            _write(calibration, into)
     return calibration
+
+
+def _write(calibration: Calibration, folder: Path) -> None:
+    """Figures and picture, where a report and a card look for them."""
+    new = folder / f"{_fs.TEMPORARY}{PICTURE}"
+    draw(calibration, new)
+    new.replace(folder / PICTURE)
+    _fs.commit_json(folder / CALIBRATION, calibration.to_dict())
 
 
 class _Labels:

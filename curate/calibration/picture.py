@@ -61,7 +61,8 @@ def draw(found: "Calibration", path: Path) -> None:
     rows = f"{entry.human_rows:,} human and {entry.machine_rows:,} machine rows"
     figure.suptitle(f"Detectors on {_shown(found.data)}: {rows}; bars are 95 % intervals", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    # No date: the same figures are the same file.
+    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
 
 
 def _colors(count: int) -> list[str]:

@@ -64,8 +64,8 @@ class PredictedBleu(CorpusFilter):
         learnt_from = [row for row in rows if row.row in measured]
         if len(learnt_from) < FEWEST_ROWS or len({row.prompt_key for row in learnt_from}) < FEWEST_PROMPTS:
             progress.note(
-                f"predicted_bleu: {len(learnt_from):,} rows have a reference, {FEWEST_ROWS} of {FEWEST_PROMPTS} prompts are "
-                "needed; map the references to `gold`, name a source with `reference_source`, or rank by `consensus`"
+                f"predicted_bleu: {len(learnt_from):,} rows have a reference, {FEWEST_ROWS} rows of {FEWEST_PROMPTS} prompts "
+                "are needed; map the references to `gold`, name a source with `reference_source`, or rank by `consensus`"
             )
             return _Learnt({}, measured, {})
         fitted = fit_linear(
