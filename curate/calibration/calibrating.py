@@ -97,7 +97,7 @@ def calibrate(
     save: Path | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Score the rows into `out`, which resumes, and write `calibration.json` and its picture there, or into the run's folder `into`.
+    """Score the rows into `out`, which resumes; write `calibration.json` and its picture there, or into `into`, a run's folder.
 
     Labels are the rows' sources: those of `human` against all others. `group` is a column by which false positives are told
     apart. `save` is where the learned detector is written for other data.
