@@ -57,7 +57,7 @@ wheel-check:  ## build the wheel, install it in a fresh environment, run a copy 
 	$$d/env/bin/python -m pip install --quiet build --constraint constraints.txt; \
 	$$d/env/bin/python -m build --quiet --wheel --outdir $$d/dist .; \
 	$$d/env/bin/python -m pip install --quiet "$$(ls $$d/dist/*.whl)[dev]" --constraint constraints.txt; \
-	mkdir $$d/away; cp -r tests scripts pyproject.toml $$d/away; \
+	mkdir $$d/away; cp -r tests scripts benchmarks pyproject.toml $$d/away; \
 	cd $$d/away && $$d/env/bin/python -m pytest -m "not slow and not repository"
 
 clean:  ## remove the environment and what tools left
