@@ -47,6 +47,20 @@ def read(path: Path, segments: int) -> dict[str, list[Example]]:
     return found
 
 
+def within(examples: list[Example], scores: dict[int, float], measured: dict[int, float]) -> float:
+    """Mean over segments of the rank correlation among its systems: what a recipe that ranks within the prompt goes by."""
+    by_prompt: defaultdict[str, list[int]] = defaultdict(list)
+    for example in examples:
+        if example.row in scores:
+            by_prompt[example.prompt_key].append(example.row)
+    found = []
+    for rows in by_prompt.values():
+        pair = [scores[row] for row in rows], [measured[row] for row in rows]
+        if len(rows) > 2 and all(len(set(values)) > 1 for values in pair):
+            found.append(float(spearmanr(*pair).statistic))
+    return sum(found) / len(found)
+
+
 def measure(examples: list[Example]) -> dict[str, float]:
     """Rank correlations with the measured BLEU, and processor time per row."""
     started = time.process_time()
@@ -55,11 +69,14 @@ def measure(examples: list[Example]) -> dict[str, float]:
     learnt = time.process_time()
     scores = Consensus().fit(examples).score_batch(examples)
     compared = time.process_time()
-    pairs = [(score["chrf"], measured[row.row]) for score, row in zip(scores, examples, strict=True) if isinstance(score, dict)]
+    chrf = {row.row: float(score["chrf"]) for score, row in zip(scores, examples, strict=True) if isinstance(score, dict)}
+    pairs = [(value, measured[row]) for row, value in chrf.items()]
     return {
         "rows": len(examples),
         "consensus": float(spearmanr(*zip(*pairs, strict=True)).statistic),
         "predicted_bleu": findings["rank_correlation"],
+        "consensus_within": within(examples, chrf, measured),
+        "predicted_within": within(examples, predicted.state.predicted, measured),
         "length": findings["rank_correlation_of_length"],
         "consensus_ms": 1000 * (compared - learnt) / len(examples),
         "predicted_bleu_ms": 1000 * (learnt - started) / len(examples),
@@ -80,11 +97,12 @@ def main() -> None:
     if given.json:
         print(json.dumps(found, indent=1))
         return
-    print("rank correlation with sentence BLEU        ms of processor time per row")
-    print(f"{'pair':<8}{'rows':>7}{'consensus':>11}{'predicted':>11}{'length':>8}{'consensus':>11}{'predicted':>11}")
+    print("rank correlation with sentence BLEU; in brackets its mean within segments; ms of processor time per row")
+    print(f"{'pair':<8}{'rows':>7}{'consensus':>15}{'predicted':>15}{'length':>8}{'consensus':>11}{'predicted':>11}")
     for pair, entry in found.items():
         print(
-            f"{pair:<8}{entry['rows']:>7,}{entry['consensus']:>11.2f}{entry['predicted_bleu']:>11.2f}{entry['length']:>8.2f}"
+            f"{pair:<8}{entry['rows']:>7,}{entry['consensus']:>8.2f} ({entry['consensus_within']:4.2f})"
+            f"{entry['predicted_bleu']:>8.2f} ({entry['predicted_within']:4.2f}){entry['length']:>8.2f}"
             f"{entry['consensus_ms']:>11.2f}{entry['predicted_bleu_ms']:>11.2f}"
         )
 

@@ -36,7 +36,7 @@ class Consensus(CorpusFilter):
     most_rows: int = Field(default=200, ge=2, le=2000, description="Rows of one prompt that are compared, the first ones.")
 
     def learn(self, examples: Iterable[Example]) -> dict[int, Scores | Unscored]:
-        """The scores of every row: prompt by prompt, as soon as it is known that none of its rows follows."""
+        """The scores of every row, prompt by prompt; all completions are held in memory until their prompt is done."""
         by_prompt: defaultdict[str, list[tuple[int, str | None, str]]] = defaultdict(list)
         for example in examples:
             by_prompt[example.prompt_key].append((example.row, example.source, example.completion))

@@ -48,8 +48,9 @@ class Readability(Filter):
             count, as in textstat). Higher is harder.
         words: words that were counted.
 
-    Fenced and inline code, LaTeX, calculator marks and URLs are taken out first; each item of a list is a sentence (textstat
-    would take the list for one). Counted are words of letters.
+    Fenced and inline code, LaTeX, calculator marks and URLs are taken out first; each line of a list is a sentence (textstat
+    would take the list for one), but textstat counts none of two words or fewer: a list of such items reads as too hard.
+    Counted are words of letters.
     Unscored: `fewer than 30 words` (`fewest_words`); `mostly code, math or symbols` (less than 60 % of the characters that are no
     white space are letters of prose, or over 30 % of the lines look like code); `not English` (py3langid). The first 100,000
     characters are looked at.

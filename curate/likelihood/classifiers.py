@@ -14,8 +14,10 @@ def class_logits(
     """For every text, in order, its logits and whether it was cut off at `max_tokens`. Batches depend on the texts alone."""
     import torch
 
+    # A tokenizer takes no half of a surrogate pair.
+    texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
     # One token more than the model takes: a text that has it is cut off.
-    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens + 1)["input_ids"]
+    ids = tokenizer(texts, truncation=True, max_length=max_tokens + 1)["input_ids"]
     truncated = [len(row) > max_tokens for row in ids]
     for row in (row for row, is_cut in enumerate(truncated) if is_cut):
         ids[row] = tokenizer(texts[row], truncation=True, max_length=max_tokens)["input_ids"]

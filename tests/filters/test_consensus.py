@@ -20,6 +20,13 @@ def test_every_pair_is_sacrebleus_chrf(texts: list[str]) -> None:
             assert found[i, j] == pytest.approx(metric.sentence_score(one, [other]).score, abs=1e-9)
 
 
+def test_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat sat on the mat", "the cat sat", "a dog ran on the mat", "", "aaaa aaaa"]
+    whole = all_pairs_chrf(texts)
+    monkeypatch.setattr("curate.diversity.chrf._MOST_CELLS", 1)
+    assert (all_pairs_chrf(texts) == whole).all()
+
+
 def test_it_is_the_default_chrf() -> None:
     metric = CHRF()
     metric.sentence_score("a", ["b"])

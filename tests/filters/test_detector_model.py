@@ -36,6 +36,10 @@ def test_the_scores_are_the_classifiers(detector_folder: Path) -> None:
         assert result["truncated"] is (text == TEXTS[3])
 
 
+def test_half_a_surrogate_pair_does_not_raise(detector_folder: Path) -> None:
+    assert isinstance(DetectorModel(classifier=str(detector_folder)).score(examples("abc \ud800 " * 60)[0]), dict)
+
+
 def test_layout_does_not_matter(detector_folder: Path) -> None:
     one, other = DetectorModel(classifier=str(detector_folder)).score_batch(examples("a b c " * 30, "a\nb\n\nc\n" * 30))
     assert isinstance(one, dict)

@@ -36,6 +36,22 @@ def test_it_learns_what_goes_with_a_low_bleu() -> None:
     assert fitted.findings()["rank_correlation"] > 0.7
 
 
+def test_a_script_without_spaces_is_compared_by_characters() -> None:
+    reference = "今天天气很好我们一起去公园散步"
+    texts = [reference[:-2] + "跑步", "股票市场昨天大幅下跌投资者抛售股份"]
+    rows = [
+        Example(
+            messages=[{"role": "user", "content": f"q{at // 2}"}, {"role": "assistant", "content": texts[at % 2]}],
+            row=at,
+            gold=reference,
+        )
+        for at in range(60)
+    ]
+    near, far = PredictedBleu().fit(rows).score_batch(rows[:2])
+    assert near["measured"] == pytest.approx(sentence_bleu(texts[0], [reference], tokenize="char").score)  # type: ignore[index]
+    assert near["measured"] > 60 > 10 > far["measured"]  # type: ignore[index,operator]
+
+
 def test_a_row_without_a_reference_is_predicted_by_all_others() -> None:
     rows = corpus()
     turns = [{"role": "user", "content": "new"}, {"role": "assistant", "content": " ".join(WORDS[:16]) + " etc"}]

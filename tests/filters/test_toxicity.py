@@ -99,6 +99,10 @@ def test_a_hostile_checkpoint_runs_nothing(toxicity_checkpoint: Path, tmp_path: 
     assert not mark.exists()
 
 
+def test_half_a_surrogate_pair_does_not_raise(toxicity_checkpoint: Path) -> None:
+    assert isinstance(Toxicity(checkpoint=toxicity_checkpoint).score(examples("abc \ud800 def")[0]), dict)
+
+
 def test_an_empty_completion_is_unscored(toxicity_checkpoint: Path) -> None:
     results = Toxicity(checkpoint=toxicity_checkpoint).score_batch(examples("", "a", " \n"))
     assert [isinstance(result, Unscored) for result in results] == [True, False, True]
