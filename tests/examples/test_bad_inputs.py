@@ -311,6 +311,7 @@ def test_odd_file_names_work_and_are_shown_escaped(tmp_path: Path, name: str) ->
     assert refused.place.endswith(".jsonl:2")
 
 
+@pytest.mark.repository
 def test_the_documentation_lists_every_reason() -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \| ", text.split("## Refused rows")[1], re.MULTILINE)
