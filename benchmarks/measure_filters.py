@@ -23,8 +23,9 @@ from typing import Any
 from curate.examples import Example
 from curate.filters import Errors, Tells
 from curate.filters.answers import marked_answers, read_answer, read_numbers
+from curate.reference import sample_path
 
-SAMPLE = Path(__file__).parents[1] / "curate" / "reference" / "sample" / "train.jsonl"
+SAMPLE = sample_path()
 DATA_SETS = ("gsm8k", "ecqa", "humaneval")
 DEFECTS = ("empty", "cut_off", "loop", "false_arithmetic", "unbalanced", "broken_code", "mojibake")
 ERRORS = ("fatal", "wrong", "strict_wrong", "unanswered", *DEFECTS)

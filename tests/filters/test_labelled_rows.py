@@ -12,9 +12,10 @@ import pytest
 from curate.examples import Example
 from curate.filters import Errors, Tells
 from curate.filters.answers import Mode, read_answer
+from curate.reference import sample_path
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "familiarity"
-SAMPLE = Path(__file__).parents[2] / "curate" / "reference" / "sample" / "train.jsonl"
+SAMPLE = sample_path()
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the labelled rows (../shared/data/familiarity) are not here")
 
 
