@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -19,8 +18,7 @@ from curate.filters.base import Filter, OutputType, Scores, register
 from curate.filters.limits import head
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from curate.diversity.overlap import ItemIndex
 
 Stamp = tuple[Path, int, int]
 """Path, size and time of change: a file that is written anew is read anew."""
@@ -28,25 +26,6 @@ Stamp = tuple[Path, int, int]
 QUESTIONS = ("question", "prompt", "problem", "instruction", "query", "input", "text")
 """Columns that hold the question, in this order, where none is named."""
 CHATS = ("messages", "conversations", "prompt")
-COMMON = 10
-"""An n-gram of more items than this is the frame that they share, and tells nothing of any one of them."""
-FEWEST_WORDS = 4
-
-
-@dataclass(frozen=True)
-class _Items:
-    """The evaluation items, by their n-grams."""
-
-    names: Sequence[str]
-    sizes: "npt.NDArray[np.int64]"
-    """Distinct n-grams of each item that count."""
-    grams: "npt.NDArray[np.uint64]"
-    """Sorted; equal n-grams of several items stand beside each other."""
-    owners: "npt.NDArray[np.int64]"
-    widths: Sequence[int]
-    """Words of the n-grams: `n`, and the length of every shorter item."""
-    short: Mapping[tuple[str, ...], int]
-    """Items of fewer than four words."""
 
 
 @register("contamination")
@@ -91,29 +70,15 @@ class Contamination(Filter):
 
     def score(self, example: Example) -> Scores:
         """The item that stands in the row to the largest part."""
-        import numpy as np
-
-        from curate.diversity.near_duplicates import shingles, words_of
-
         items = self._items()
         prompt, completion = head(example.prompt_text), head(example.completion)
-        if prompt.strip() and (same := items.short.get(tuple(words_of(prompt)))) is not None:
-            return {"overlap": 1.0, "item": items.names[same]}
-        texts = [text for text in (prompt, completion) if text.strip()]
-        if not texts:
+        hits, shares = items.overlaps(prompt, [prompt, completion])
+        if not len(hits):
             return {"overlap": 0.0, "item": None}
-        mine = np.unique(np.concatenate([shingles(text, width) for text in texts for width in items.widths]))
-        first = np.searchsorted(items.grams, mine, side="left")
-        after = np.searchsorted(items.grams, mine, side="right")
-        shared = np.flatnonzero(first < after).tolist()
-        if not shared:
-            return {"overlap": 0.0, "item": None}
-        hits, counts = np.unique(np.concatenate([items.owners[first[at] : after[at]] for at in shared]), return_counts=True)
-        shares = counts / items.sizes[hits]
-        best = int(np.argmax(shares))
+        best = int(shares.argmax())
         return {"overlap": float(shares[best]), "item": items.names[int(hits[best])]}
 
-    def _items(self) -> _Items:
+    def _items(self) -> "ItemIndex":
         return _read_items(self._stamps(), self.column, self.n)
 
     def _stamps(self) -> tuple[Stamp, ...]:
@@ -130,36 +95,16 @@ def _hash(stamp: Stamp) -> str:
 
 
 @lru_cache(maxsize=4)
-def _read_items(stamps: tuple[Stamp, ...], column: str | None, n: int) -> _Items:
-    import numpy as np
+def _read_items(stamps: tuple[Stamp, ...], column: str | None, n: int) -> "ItemIndex":
+    from curate.diversity.overlap import ItemIndex
 
-    from curate.diversity.near_duplicates import shingles, words_of
-
-    names: list[str] = []
-    grams: list[npt.NDArray[np.uint64]] = []
-    short: dict[tuple[str, ...], int] = {}
-    widths = {n}
+    items: list[tuple[str, str]] = []
     for path, _, _ in stamps:
-        before = len(names)
-        for place, text in _questions(path, column):
-            words = words_of(text)
-            if len(words) < FEWEST_WORDS:
-                short.setdefault(tuple(words), len(names))
-                grams.append(np.array([], dtype=np.uint64))
-            else:
-                widths.add(min(n, len(words)))
-                grams.append(shingles(text, n))
-            names.append(place.encode(errors="replace").decode())
-        if len(names) == before:
+        before = len(items)
+        items += [(place.encode(errors="replace").decode(), text) for place, text in _questions(path, column)]
+        if len(items) == before:
             raise InputError(f"{path}: holds no evaluation items; every question in it is empty or cannot be read")
-    found, holders = np.unique(np.concatenate(grams), return_counts=True)
-    frame = found[holders > COMMON]
-    # An item that is nothing but the frame keeps it: a file of copies is still found.
-    own = [left if len(left := np.setdiff1d(one, frame)) else one for one in grams]
-    sizes = np.array([len(one) for one in own], dtype=np.int64)
-    together, owners = np.concatenate(own), np.repeat(np.arange(len(own)), sizes)
-    order = np.lexsort((owners, together))
-    return _Items(names, sizes, together[order], owners[order], sorted(widths), short)
+    return ItemIndex.build(items, n)
 
 
 def _questions(path: Path, column: str | None) -> Iterator[tuple[str, str]]:
