@@ -21,13 +21,12 @@ from pydantic import (
 from curate.errors import RecipeError, UsageError, near_miss
 from curate.filters import Filter, build_filter, known_filters
 from curate.filters.base import first_complaint
+from curate.recipes.trial import TrialSettings
 
 Group = Literal["prompt", "stratum", "source", "dataset"]
 Policy = Literal["keep", "drop", "error"]
 TARGET = "target"
 """Written for a filter's `model`, it stands for the model of the run."""
-ARMS = ("random-clean", "random", "full", "base", "longest", "reverse")
-"""What a trial can compare with, beside `source:NAME` and the shipped recipes."""
 FOLDER = Path(__file__).parent
 
 
@@ -365,22 +364,6 @@ def _step(value: Any) -> Any:
     except ValidationError as error:
         keys = [field.alias or name for name, field in STEPS[word].model_fields.items()]
         raise ValueError(f"{word}: {first_complaint(error, keys)}") from error
-
-
-class TrialSettings(Settings):
-    """Which comparison the trial makes."""
-
-    primary: str = "random-clean"
-    """The control that the verdict is about."""
-    against: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _arms_exist(self) -> Self:
-        known = {*ARMS, *shipped_recipes()}
-        for arm in (self.primary, *self.against):
-            if arm not in known and not re.fullmatch("source:.+", arm):
-                raise ValueError(f"unknown arm {arm!r}; {near_miss(arm, [*known, 'source:NAME'])}")
-        return self
 
 
 class Recipe(Settings):

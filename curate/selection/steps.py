@@ -31,7 +31,7 @@ from curate.selection.mixing import SourceShare, mixture
 if TYPE_CHECKING:
     from curate.selection.report import SelectionReport
 
-KEPT = -1
+KEPT, ASIDE = -1, -2
 TIE = 1e-6
 """Relative difference below which two values of a field are tied: what float32 scoring leaves to chance."""
 
@@ -65,7 +65,7 @@ class Selection:
     recipe: Recipe
     frame: Frame
     rejected_by: npt.NDArray[np.int16]
-    """-1: kept; else the index of the step that rejected the row."""
+    """-1: kept; -2: set aside before the first step; else the index of the step that rejected the row."""
     for_being_unscored: Bools
     """Rejected because the step's field is null and the recipe says `unscored: drop`."""
     steps: list[StepResult]
@@ -76,6 +76,10 @@ class Selection:
     def kept(self) -> Bools:
         """Which rows are kept."""
         return np.equal(self.rejected_by, KEPT)
+
+    def after(self, steps: int) -> Bools:
+        """Which rows the first `steps` steps left."""
+        return self.kept | (self.rejected_by >= steps)
 
     @property
     def ranking(self) -> int | None:
@@ -114,16 +118,20 @@ class Selection:
         return {str(step): dropped(self.frame, step)[0] for step in self.recipe.steps if isinstance(step, (Drop, Decontaminate))}
 
 
-def select(annotations: Annotations, recipe: Recipe, *, model: str | None = None) -> Selection:
+def select(
+    annotations: Annotations, recipe: Recipe, *, model: str | None = None, among: Callable[[Frame], Bools] | None = None
+) -> Selection:
     """Apply a recipe's steps; needs no model and no network, and equal inputs give equal decisions.
 
-    `model` says whose scores are meant where a folder holds those of several.
+    `model` says whose scores are meant where a folder holds those of several. `among` names the rows that take part; the
+    others are set aside as if they were not there.
 
     Raises RecipeError when the recipe says `unscored: error` and a step's field is null for a row that reaches it,
     InputError when nothing is left.
     """
     stores = annotations.choose(recipe.build_filters({"model": TARGET}), model=model)
-    state = _State(Frame(annotations.rows, stores), recipe)
+    frame = Frame(annotations.rows, stores)
+    state = _State(frame, recipe, np.ones(frame.count, dtype=bool) if among is None else among(frame))
     for index, step in enumerate(recipe.steps):
         state.apply(index, step)
     if not state.alive.any():
@@ -138,10 +146,10 @@ def _waterfall(results: Sequence[StepResult]) -> str:
 class _State:
     """The rows still alive, while steps run."""
 
-    def __init__(self, frame: Frame, recipe: Recipe) -> None:
+    def __init__(self, frame: Frame, recipe: Recipe, alive: Bools) -> None:
         self.frame, self.recipe = frame, recipe
-        self.alive = np.ones(frame.count, dtype=bool)
-        self.rejected_by = np.full(frame.count, KEPT, dtype=np.int16)
+        self.alive = alive.copy()
+        self.rejected_by = np.where(alive, KEPT, ASIDE).astype(np.int16)
         self.for_being_unscored = np.zeros(frame.count, dtype=bool)
         self.results: list[StepResult] = []
         self._order: Ints | None = None

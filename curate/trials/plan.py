@@ -1,0 +1,124 @@
+"""What a trial is going to do, frozen before the first step: arms, runs and settings, on disk and on every worker."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from curate import _fs
+from curate.examples import stable_hash
+from curate.filters import Likelihood, build_filter
+from curate.recipes.trial import Training
+
+PLAN, RESULT, DONE = "plan.json", "result.json", "done.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed and its evaluation; without steps, the evaluation of the model as it is."""
+
+    arm: str
+    """The arm, or `rate:0.0002` for a run that helps to choose the learning rate."""
+    seed: int
+    rows: int
+    tokens: int
+    """Trained completion tokens over all steps."""
+    truncated: int
+    steps: int
+    learning_rate: float
+    sequence: str
+    """Hash of the order of the training rows."""
+    is_pilot: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """What the outcome depends on, beside the trial's plan: runs with one key are trained once."""
+        if not self.steps:
+            return "base"
+        return stable_hash([self.sequence, self.steps, self.learning_rate, self.seed, self.is_pilot])[:10]
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return self.key if not self.steps else f"{re.sub('[^A-Za-z0-9.@-]+', '-', self.arm)[:40]}-{self.seed}-{self.key}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the outcome of a trial depends on."""
+
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    """Settings of the model, as the `likelihood` filter takes them."""
+    model_identity: Mapping[str, Any]
+    rows: str
+    """Identity of the rows."""
+    annotations: Mapping[str, str]
+    training: Mapping[str, Any]
+    tasks: Sequence[Mapping[str, Any]]
+    """Definition and identity of every task; the primary one first."""
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    threads: int
+    """Of every worker: another number gives other roundings."""
+    processes: int
+    """Devices, or processes on the CPU, that one run is spread over."""
+    eval_command: str | None
+    packages: Mapping[str, str]
+
+    @cached_property
+    def hash(self) -> str:
+        """Names the trial's folder: another plan is another trial, and nothing is overwritten."""
+        return stable_hash(asdict(self))[:8]
+
+    def likelihood(self) -> Likelihood:
+        """The filter that knows model, template and length."""
+        found = build_filter(Likelihood.name, self.model, where="trial: model")
+        assert isinstance(found, Likelihood)
+        return found
+
+    @property
+    def how(self) -> Training:
+        """The training settings."""
+        return Training(**self.training)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial's folder: the plan, the runs and where each lies."""
+
+    folder: Path
+    plan: Plan
+    runs: Sequence[Run]
+    keep_adapters: bool = False
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """A trial as it was committed."""
+        found = _fs.read_json(folder / PLAN)
+        return cls(folder, Plan(**found["plan"]), [Run(**run) for run in found["runs"]], found["keep_adapters"])
+
+    def save(self) -> None:
+        """Commit the plan; what workers read."""
+        _fs.make_folder(self.folder)
+        runs = [asdict(run) for run in self.runs]
+        _fs.commit_json(self.folder / PLAN, {"plan": asdict(self.plan), "runs": runs, "keep_adapters": self.keep_adapters})
+
+    @property
+    def out(self) -> Path:
+        """The folder of rows and annotations."""
+        return self.folder.parent.parent
+
+    def path(self, run: Run) -> Path:
+        """The run's own folder."""
+        return self.folder / "runs" / run.folder
+
+    def is_done(self, run: Run) -> bool:
+        """Whether a run is trained and evaluated."""
+        return (self.path(run) / DONE).is_file()
+
+    def unfinished(self) -> list[Run]:
+        """Runs that are to be made, in order; those with one key once."""
+        return [run for run in {run.key: run for run in reversed(self.runs)}.values() if not self.is_done(run)][::-1]
