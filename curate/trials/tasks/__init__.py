@@ -1,7 +1,7 @@
 """Held-out tasks of a trial: reading task files and their items, and scoring what a model answers. No model is run here."""
 
 from curate.trials.tasks.answer import AnswerTask
-from curate.trials.tasks.base import Generation, Item, Likelihood, Outcome, Task
+from curate.trials.tasks.base import Generation, Item, Outcome, Task
 from curate.trials.tasks.choice import ChoiceTask
 from curate.trials.tasks.items import Items, identity_of, load_items
 from curate.trials.tasks.loading import KINDS, load_task, sample_task
@@ -18,7 +18,6 @@ __all__ = [
     "Generation",
     "Item",
     "Items",
-    "Likelihood",
     "Outcome",
     "SquadTask",
     "Task",

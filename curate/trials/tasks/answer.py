@@ -12,7 +12,7 @@ from curate.trials.tasks.base import Item, Outcome, Task
 from curate.trials.tasks.columns import Row, accepted
 from curate.trials.tasks.readings import DEFAULT_MARK, after_mark
 
-_OWN_WORDS = re.compile(r"final([ _-])answer", re.IGNORECASE)
+_OWN_WORDS = re.compile(r"final[ _-]answer", re.IGNORECASE)
 
 
 class AnswerTask(Task):
@@ -52,9 +52,8 @@ class AnswerTask(Task):
         if answer is None:
             return text, False
         before = text[: len(text) - len(answer)].removesuffix(self.mark or "")
-        # The reader's own mark, elsewhere in the text, would be taken for the task's.
-        before, answer = (_OWN_WORDS.sub(r"answer", part) for part in (before, answer))
-        return f"{before}\n{DEFAULT_MARK} {answer}", bool(answer.strip())
+        # The reader's own mark, after the task's, would be taken for it.
+        return f"{before}\n{DEFAULT_MARK} {_OWN_WORDS.sub('answer', answer)}", bool(answer.strip())
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
 from curate.examples import Message, stable_hash
 from curate.recipes.schema import Settings
 from curate.trials.tasks.columns import Row, is_template, messages_of, template_columns
+
+if TYPE_CHECKING:
+    from curate.trials.tasks.items import Items
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,6 @@ class Generation:
     tokens: int
     is_cut_off: bool
     """It ended because `max_new_tokens` were written."""
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely a model finds one option after the prompt."""
-
-    log_likelihood: float
-    """Sum over the option's tokens, in nats; at most 0."""
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,20 @@ class Task(Settings):
         if is_template(self.prompt):
             template_columns(self.prompt)
         return self
+
+    def definition(self) -> dict[str, Any]:
+        """The task as JSON, as `load_task` reads it back; the data as an absolute path or a Hub id."""
+        return {"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)}
+
+    def items(self) -> "Items":
+        """The items, read anew from the data."""
+        from curate.trials.tasks.items import load_items
+
+        return load_items(self)
+
+    def identity(self) -> str:
+        """A hash of the items' questions and gold, whatever the task is called. Reads the data; `Items.identity` does not."""
+        return self.items().identity
 
     def item(self, row: Row, index: int) -> Item:
         """The row as item number `index`. Raises InputError, with its place, for a row that is none."""

@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from curate.errors import ModelError
 from curate.examples.layouts import as_fact
 from curate.examples.record import excerpt
-from curate.trials.tasks.base import Item, Likelihood, Outcome, Task
-from curate.trials.tasks.columns import Row
+from curate.trials.tasks.base import Item, Outcome, Task
+from curate.trials.tasks.columns import Row, shown
 
 
 class ChoiceTask(Task):
@@ -35,7 +35,7 @@ class ChoiceTask(Task):
     @model_validator(mode="after")
     def _generates_nothing(self) -> Self:
         for name in ("max_new_tokens", "stop"):
-            if name in self.model_fields_set:
+            if getattr(self, name) != Task.model_fields[name].default:
                 raise ValueError(f"{name}: for kind choice nothing is generated; leave it out")
         return self
 
@@ -61,16 +61,15 @@ class ChoiceTask(Task):
         texts = [as_fact(value) for value in found] if isinstance(found, list | tuple) else []
         options = tuple(text for text in texts if text is not None and text.strip())
         if len(options) < 2 or len(options) < len(texts):
-            shown = excerpt(repr(found), length=100)
-            raise row.error(f"column {self.choices[0]!r} holds {shown}; options are a list of at least two texts")
+            raise row.error(f"column {self.choices[0]!r} holds {shown(found)}; options are a list of at least two texts")
         return options, labels
 
     def _right(self, row: Row, options: tuple[str, ...], labels: list[str]) -> int:
         found = row[self.gold]
         text = as_fact(found)
-        if text is None or not text.strip() or isinstance(found, bool | float):
-            raise row.error(f"no gold: column {self.gold!r} holds {excerpt(repr(found))}; give an option's number, label or text")
-        is_number = isinstance(found, int) or (re.fullmatch(r"[0-9]{1,3}", text.strip()) and self.counted_from is not None)
+        if text is None or not text.strip() or isinstance(found, float):
+            raise row.error(f"no gold: column {self.gold!r} holds {shown(found)}; give an option's number, label or text")
+        is_number = type(found) is int or (re.fullmatch(r"[0-9]{1,3}", text.strip()) and self.counted_from is not None)
         if not is_number:
             for known in (labels, options):
                 same = [place for place, one in enumerate(known) if _bare(one) == _bare(text)]
@@ -90,20 +89,18 @@ class ChoiceTask(Task):
             raise row.error(f"gold {excerpt(repr(row[self.gold]))} is out of range: {count}{hint}")
         return place
 
-    def score_choices(self, items: Sequence[Item], likelihoods: Sequence[Sequence[Likelihood]]) -> list[Outcome]:
-        """One verdict per item; `likelihoods` hold one entry per option, in order."""
+    def score_choices(self, items: Sequence[Item], likelihoods: Sequence[Sequence[tuple[float, int]]]) -> list[Outcome]:
+        """One verdict per item; `likelihoods` hold sum and characters of each option."""
         return [_outcome(item, found) for item, found in zip(items, likelihoods, strict=True)]
 
 
-def _outcome(item: Item, found: Sequence[Likelihood]) -> Outcome:
+def _outcome(item: Item, found: Sequence[tuple[float, int]]) -> Outcome:
     assert item.right is not None
     assert len(found) == len(item.options)
-    sums = [one.log_likelihood for one in found]
-    if not all(math.isfinite(value) for value in sums):
-        raise ModelError(
-            f"{item.place}: the model gives an option the log-likelihood {next(v for v in sums if not math.isfinite(v))}"
-        )
-    per_character = [value / len(option) for value, option in zip(sums, item.options, strict=True)]
+    sums = [value for value, _ in found]
+    if bad := [value for value in sums if not math.isfinite(value)]:
+        raise ModelError(f"{item.place}: the model gives an option the log-likelihood {bad[0]}; another dtype may help")
+    per_character = [value / max(characters, 1) for value, characters in found]
     by_sum, by_character = (item.options[values.index(max(values))] for values in (sums, per_character))
     # Compared as texts: where a row lists an option twice, both are right.
     right = item.options[item.right]

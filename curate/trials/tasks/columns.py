@@ -39,7 +39,7 @@ class Row:
         found = self[name]
         text = as_fact(found)
         if text is None or not text.strip():
-            raise self.error(f"column {name!r} holds {_shown(found)} where a text or a number is needed")
+            raise self.error(f"column {name!r} holds {shown(found)} where a text or a number is needed")
         return text
 
 
@@ -81,7 +81,11 @@ def _filled(row: Row, template: str) -> str:
     pieces = []
     for part in _PARTS.split(template):
         is_column = len(part) > 2 and part[0] == "{" and part[-1] == "}"
-        pieces.append(row.text(part[1:-1]) if is_column else {"{{": "{", "}}": "}"}.get(part, part))
+        if is_column:
+            name = part[1:-1]
+            pieces.append("" if row[name] == "" else row.text(name))
+        else:
+            pieces.append({"{{": "{", "}}": "}"}.get(part, part))
     return "".join(pieces)
 
 
@@ -93,9 +97,10 @@ def accepted(row: Row, name: str) -> tuple[str, ...]:
     answers = [as_fact(value) for value in (found if isinstance(found, list | tuple) else [found])]
     texts = [answer for answer in answers if answer is not None and answer.strip()]
     if not texts or len(texts) < len(answers):
-        raise row.error(f"no gold: column {name!r} holds {_shown(found)}; give a text, a number or a list of accepted answers")
+        raise row.error(f"no gold: column {name!r} holds {shown(found)}; give a text, a number or a list of accepted answers")
     return tuple(dict.fromkeys(texts))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages show it."""
     return "null" if value is None else excerpt(repr(value), length=60)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
-from curate.errors import InputError
+from curate.errors import InputError, UsageError
 from curate.examples import Refused, stable_hash
 from curate.examples.files import format_of
 
@@ -60,7 +60,10 @@ def load_items(task: Task) -> Items:
     Raises InputError for a row that cannot be read or lacks something: a test set is repaired, not cut.
     """
     name = Path(task.data).name or task.data
-    source = find_source(task.data, revision=task.revision, split=_split(task), max_row_bytes=MAX_ROW_BYTES)
+    try:
+        source = find_source(task.data, revision=task.revision, split=_split(task), max_row_bytes=MAX_ROW_BYTES)
+    except (InputError, UsageError) as error:
+        raise type(error)(f"task {task.name}: {error}") from error
     kept: dict[str, Item] = {}
     rows = 0
     for record in source.records(notes=Counter(), parsed=EVERY_COLUMN):
@@ -74,7 +77,8 @@ def load_items(task: Task) -> Items:
     duplicates = rows - len(kept)
     notices = [*source.notices]
     if duplicates:
-        notices.append(f"task {task.name}: {duplicates} of {rows} rows repeat an earlier question and its gold; each counts once")
+        verb = "repeats a question and its gold, and is" if duplicates == 1 else "repeat a question and its gold, and are"
+        notices.append(f"task {task.name}: {duplicates} of {rows} rows {verb} left out")
     chosen = _chosen(list(kept.values()), task)
     if task.limit is not None and len(chosen) < task.limit:
         notices.append(f"task {task.name}: limit is {task.limit}, but there are only {len(chosen)} items")
@@ -106,4 +110,4 @@ def resolved(data: str, folder: Path | None) -> str:
         return data
     if is_id and not path.exists() and not path.parent.exists():
         return _SCHEME + data
-    return str(path)
+    return str(path.absolute())

@@ -26,7 +26,7 @@ class CodeTask(Task):
     tests: str = "tests"
     """Column with Python statements: a list of texts, or one text."""
     entry_point: str = "entry_point"
-    """Column with the name of the function under test; the rows need not have it unless it is said here. So for the next two."""
+    """Column with the name of the function under test; rows may lack it unless another column is said. So too the next two."""
     stub: str = "code_prompt"
     """Column with the code that the prompt gave to complete."""
     setup: str = "test_setup"
@@ -49,7 +49,7 @@ class CodeTask(Task):
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 raise row.error(f"the tests in column {self.tests!r} do not compile: {error}") from error
         for field in ("entry_point", "stub", "setup"):
-            if field in self.model_fields_set:
+            if getattr(self, field) != type(self).model_fields[field].default:
                 row[getattr(self, field)]
         return (text,)
 

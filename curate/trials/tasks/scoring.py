@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from curate.errors import UsageError
-from curate.trials.tasks.base import Generation, Item, Likelihood, Outcome, Task
+from curate.trials.tasks.base import Generation, Item, Outcome, Task
 from curate.trials.tasks.choice import ChoiceTask
 from curate.trials.tasks.readings import cut_at
 
@@ -22,8 +22,12 @@ def score(task: Task, items: Sequence[Item], generations: Sequence[Generation]) 
     ]
 
 
-def score_choices(task: Task, items: Sequence[Item], likelihoods: Sequence[Sequence[Likelihood]]) -> list[Outcome]:
-    """One verdict per item of a choice task; `likelihoods` hold one entry per option of each item, in order."""
+def score_choices(task: Task, items: Sequence[Item], likelihoods: Sequence[Sequence[tuple[float, int]]]) -> list[Outcome]:
+    """One verdict per item of a choice task.
+
+    Args:
+        likelihoods: for every option of each item, in order, the sum of its log-likelihoods in nats and its characters.
+    """
     if not isinstance(task, ChoiceTask):
         raise UsageError(f"task {task.name}: of kind {task.kind}; only a choice task has options")
     return task.score_choices(items, likelihoods)
