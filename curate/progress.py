@@ -88,6 +88,23 @@ def tick(*, rows: int = 0, tokens: int = 0) -> None:
         meter.advance(rows=rows, tokens=tokens)
 
 
+class Ticker:
+    """Shows one line that its caller words, as often as a meter would; silent where no progress is shown."""
+
+    def __init__(self) -> None:
+        self._stream = _STREAM.get()
+        self._live = bool(self._stream and self._stream.isatty())
+        self._shown = float("-inf")
+
+    def show(self, line: str, *, is_last: bool = False) -> None:
+        """Show the line, unless another was shown a moment ago; the last one stays."""
+        now = time.monotonic()
+        if self._stream and (is_last or now - self._shown >= (0.2 if self._live else LINE_SECONDS)):
+            self._shown = now
+            self._stream.write(f"\r\x1b[2K{line}" + ("\n" if is_last else "") if self._live else f"{line}\n")
+            self._stream.flush()
+
+
 def note(text: str) -> None:
     """One line for the person at the terminal, where progress is shown."""
     if stream := _STREAM.get():

@@ -72,6 +72,20 @@ class Renderer:
         completion = example.completion
         return prompt, prompt + (completion if completion.endswith(eos) else completion + eos)
 
+    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of prompts as the model is asked: the tokens that training put before the completion, where none merges.
+
+        Raises ChatTemplateError when the template does not take one, ModelError for several turns where there is no template.
+        """
+        if self.is_chat:
+            texts = [self._apply(messages, generate=True) for messages in conversations]
+        elif any(len(messages) != 1 for messages in conversations):
+            raise ModelError("prompts of several messages need a chat template, which this tokenizer lacks; pass --chat-template")
+        else:
+            texts = [messages[0]["content"] for messages in conversations]
+        found: list[list[int]] = self._tokenize(texts)["input_ids"] if texts else []
+        return found
+
     def _apply(self, messages: Sequence[Message], *, generate: bool) -> str:
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))

@@ -18,6 +18,8 @@ from curate.selection.steps import random_keys
 from curate.trials.pool import Pool
 
 CURATED, BASE = "curated", "base"
+ORDERED, SHUFFLED, SYNTHETIC = "ordered", "shuffled", "synthetic"
+"""Arms of the other protocols, with their share: `ordered@0.1`."""
 LARGE_GROUP = 20
 """A group of at least this many rows is also split by length, into tenths."""
 CLOSE = 0.002
@@ -44,6 +46,8 @@ class Arms:
     recipe: Recipe
     pool: Pool
     model: str | None = None
+    human: Sequence[str] = ("human",)
+    """Sources written by people."""
     _other: dict[str, Ints] = field(default_factory=dict)
 
     @cached_property
@@ -108,7 +112,46 @@ class Arms:
         if arm == CURATED:
             ordered = any(isinstance(step, Order) for step in self.recipe.steps)
             return Draw(arm, seed, self.selection.order if ordered else self.curated, ordered)
+        if "@" in arm:
+            return Draw(arm, seed, np.sort(self._shared(arm, seed)))
         return Draw(arm, seed, np.sort(self._rows(self.canonical(arm), seed)))
+
+    def _shared(self, arm: str, seed: int) -> Ints:
+        """Rows of the arms of a protocol with shares."""
+        kind, _, share = arm.partition("@")
+        if kind == SYNTHETIC:
+            return self._mixture(float(share), seed)
+        rows = self.ordered if kind == ORDERED else self.curated[np.argsort(random_keys(self.curated, seed), kind="stable")]
+        return rows[: max(1, round(float(share) * len(rows)))]
+
+    @cached_property
+    def ordered(self) -> Ints:
+        """The kept training rows in the recipe's order, else best first by its ranking."""
+        if any(isinstance(step, Order) for step in self.recipe.steps):
+            return self.selection.order
+        if self.selection.ranking is None:
+            raise RecipeError(
+                f"{self.recipe.name}: `protocol: progressive` needs an order; add an `order` step, or one that ranks"
+            )
+        keys = -self._reversed_keys()
+        return self.curated[np.lexsort((self.curated, keys[self.curated]))]
+
+    def _mixture(self, share: float, seed: int) -> Ints:
+        """Kept rows of which this share is synthetic: as many in all, whatever the share, as the smaller kind has."""
+        names = self.frame.names("source")
+        by_people = [code for code, name in enumerate(names) if name in self.human]
+        is_human = np.isin(self.frame.codes("source")[self.curated], by_people)
+        human, synthetic = self.curated[is_human], self.curated[~is_human]
+        if not len(human) or not len(synthetic):
+            there = ", ".join(str(name) for name in names if name is not None) or "none named"
+            raise RecipeError(
+                f"`protocol: mix` needs kept rows by people ({', '.join(self.human)}) and others; there are sources {there}; "
+                "say which are human with `trial: human:`"
+            )
+        total = min(len(human), len(synthetic))
+        counts = (total - round(share * total), round(share * total))
+        parts = zip((human, synthetic), counts, strict=True)
+        return np.concatenate([rows[np.argsort(random_keys(rows, seed), kind="stable")[:count]] for rows, count in parts])
 
     def _rows(self, arm: str, seed: int) -> Ints:
         if arm in ("random", "random-clean") or arm.startswith("after:"):

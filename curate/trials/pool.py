@@ -43,7 +43,7 @@ class Pool:
     @property
     def trainable(self) -> Bools:
         """Training rows that the trainer would not drop."""
-        return np.logical_and(self.part == TRAIN, self.tokens > 0)
+        return np.asarray((self.part == TRAIN) & (self.tokens > 0))
 
     def examples(self, wanted: Ints) -> list[Example]:
         """The examples of some rows, in the order asked for, with the user's columns."""

@@ -1,0 +1,52 @@
+"""How many trials a test set has judged: whoever tries twenty recipes on one test set will find one that helps."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curate import progress
+
+
+def history_path() -> Path:
+    """The user's file of judged trials: `$XDG_STATE_HOME/curate/trials.jsonl`. It holds hashes and verdicts, no data."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "curate" / "trials.jsonl"
+
+
+def judged_before(test_set: str, trial: str) -> int:
+    """Other trials that this test set (identity of its items) has judged for this user, on this machine."""
+    return len({entry["trial"] for entry in _entries() if entry.get("test_set") == test_set} - {trial})
+
+
+def remember(test_set: str, trial: str, facts: Mapping[str, Any]) -> None:
+    """Note that a trial was judged; once per trial. A folder that cannot be written is told, and stops nothing."""
+    if any(entry.get("trial") == trial and entry.get("test_set") == test_set for entry in _entries()):
+        return
+    path = history_path()
+    line = json.dumps({"test_set": test_set, "trial": trial, **facts}, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line)
+    except OSError as error:
+        progress.note(f"trial: {path} cannot be written ({error}); the next trial will not know of this one")
+
+
+def _entries() -> list[dict[str, Any]]:
+    try:
+        lines = history_path().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut off by a crash; one entry is lost, not the file
+        if isinstance(entry, dict) and "trial" in entry:
+            found.append(entry)
+    return found

@@ -1,0 +1,151 @@
+"""Starts workers, watches them, and ends them: whatever happens here, no worker outlives it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from curate import _fs, errors, progress
+from curate.errors import CurateError, IntegrityError, UsageError
+from curate.progress import duration
+from curate.trials.plan import Run, Trial
+from curate.trials.worker import ERROR, PROGRESS
+
+LOOK_S = 0.5
+TRAINING_PART = 0.8
+"""How much of a run its training counts for, in the time left that is shown."""
+
+
+def make_runs(trial: Trial, *, jobs: int) -> None:
+    """Train and ask everything that is not done. Raises what a worker raised; what is done stays done."""
+    todo = trial.unfinished()
+    if not todo:
+        return
+    (trial.folder / ERROR).unlink(missing_ok=True)
+    with _workers(trial, min(jobs, len(todo))) as workers:
+        _watch(trial, todo, workers)
+    if (trial.folder / ERROR).exists():
+        raise _told(trial)
+    if left := trial.unfinished():
+        raise CurateError(
+            f"trial: {len(left)} runs are unfinished and no worker works on them (another process may: {trial.folder}); "
+            "run the same command again"
+        )
+
+
+@contextlib.contextmanager
+def _workers(trial: Trial, jobs: int) -> Iterator[Sequence["subprocess.Popen[bytes]"]]:
+    """Worker processes, with a log each. They end when their standard input closes, so also when this process is killed."""
+    with contextlib.ExitStack() as stack:
+        logs: list[BinaryIO] = [stack.enter_context((trial.folder / f"worker-{number}.log").open("wb")) for number in range(jobs)]
+        workers = [
+            subprocess.Popen(  # noqa: S603  (this interpreter, this package)
+                _command(trial), stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(trial), start_new_session=True
+            )
+            for log in logs
+        ]
+        try:
+            yield workers
+        finally:
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.close()
+                worker.terminate()
+            for worker in workers:
+                try:
+                    worker.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.wait()
+
+
+def _command(trial: Trial) -> list[str]:
+    module = ["-m", "curate.trials.worker", str(trial.folder)]
+    processes = trial.plan.processes
+    if processes == 1:
+        return [sys.executable, *module]
+    device = ["--cpu"] if trial.plan.likelihood().spec.device == "cpu" else ["--multi_gpu"]
+    options = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    # Port 0: the system chooses a free one, so that two trials on one machine do not meet.
+    return [sys.executable, "-m", "accelerate.commands.launch", *device, *options, "--main_process_port", "0", *module]
+
+
+def _environment(trial: Trial) -> dict[str, str]:
+    threads = str(trial.plan.threads)
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **quiet, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "ACCELERATE_USE_CPU": _use_cpu(trial)}
+
+
+def _use_cpu(trial: Trial) -> str:
+    return "true" if trial.plan.likelihood().spec.device == "cpu" else "false"
+
+
+def _watch(trial: Trial, todo: Sequence[Run], workers: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Show how far the runs are until every worker has ended, or one has failed."""
+    ticker = progress.Ticker()
+    begin = time.monotonic()
+    before = sum(_part(trial, run) for run in todo)
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(LOOK_S)
+        ticker.show(_line(trial, todo, before, time.monotonic() - begin))
+        if any(worker.poll() not in (None, 0) for worker in workers):
+            break
+    failed = next((number for number, worker in enumerate(workers) if worker.poll() not in (None, 0)), None)
+    ticker.show(_line(trial, todo, before, time.monotonic() - begin), is_last=True)
+    if failed is not None and not (trial.folder / ERROR).exists():
+        code = workers[failed].returncode
+        log = trial.folder / f"worker-{failed}.log"
+        raise CurateError(
+            f"trial: a worker died ({_how(code)}); its last words: {_last_words(log)} ({log}); run the command again"
+        )
+
+
+def _how(code: int | None) -> str:
+    if code == -9:
+        return "killed; often for want of memory: pass a smaller --jobs"
+    return f"exit code {code}"
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "none"
+
+
+def _part(trial: Trial, run: Run) -> float:
+    """How much of a run is done, in [0, 1]."""
+    if trial.is_done(run):
+        return 1.0
+    try:
+        told = _fs.read_json(trial.path(run) / PROGRESS)
+    except IntegrityError:
+        return 0.0
+    if told["what"] == "training":
+        return float(TRAINING_PART * told["done"] / max(run.steps, 1))
+    items = sum(task["items"] for task in trial.plan.tasks) or 1
+    return float(TRAINING_PART + (1 - TRAINING_PART) * min(1.0, told["done"] / items))
+
+
+def _line(trial: Trial, todo: Sequence[Run], before: float, seconds: float) -> str:
+    """`trial: 3 of 10 runs · now curated seed 1 · 2 min 10 s left`."""
+    parts = [_part(trial, run) for run in todo]
+    finished, done = sum(part == 1.0 for part in parts), sum(parts)
+    active = [f"{run.arm} seed {run.seed}" for run, part in zip(todo, parts, strict=True) if 0 < part < 1]
+    line = [f"trial: {finished} of {len(todo)} runs"]
+    if active:
+        line.append(f"now {', '.join(active[:3])}")
+    if done - before > 0.05 and finished < len(todo):
+        line.append(f"{duration((len(todo) - done) * seconds / (done - before))} left")
+    return " · ".join(line)
+
+
+def _told(trial: Trial) -> Exception:
+    """The error that a worker left, as it was raised there."""
+    found: dict[str, Any] = _fs.read_json(trial.folder / ERROR)
+    if found.get("is_bug"):
+        return RuntimeError(f"{found['type']}: {found['message']} (traceback in {trial.folder}/worker-*.log)")
+    kind = getattr(errors, found["type"], UsageError)
+    return kind(found["message"])
