@@ -40,8 +40,7 @@ class AnswerTask(Task):
         text, is_marked = self._marked(text)
         lenient = _best(text, item, "lenient")
         strict = _best(text, item, "strict") if is_marked else _Verdict(None, False)
-        wanted = f"gold {' or '.join(item.gold)!r}"
-        detail = wanted if is_marked else f"{wanted}; the mark {self.mark!r} is missing"
+        detail = item.wanted if is_marked else f"{item.wanted}; the mark {self.mark!r} is missing"
         return Outcome(float(strict.is_right), float(lenient.is_right), lenient.answer is not None, lenient.answer, detail)
 
     def _marked(self, text: str) -> tuple[str, bool]:

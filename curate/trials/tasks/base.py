@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from curate.examples import Message, stable_hash
+from curate.examples.record import excerpt
 from curate.recipes.schema import Settings
 from curate.trials.tasks.columns import Row, is_template, messages_of, template_columns
 
@@ -35,6 +36,11 @@ class Item:
     """Place of the right option, from 0."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The whole row."""
+
+    @property
+    def wanted(self) -> str:
+        """The accepted answers, as messages show them."""
+        return f"gold {excerpt(' or '.join(self.gold), length=80)!r}"
 
     @property
     def question(self) -> str:
@@ -68,6 +74,10 @@ class Outcome:
     """Why, for people. Made of a model's text: show it escaped."""
 
 
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""A list of texts, or one."""
+
+
 class Task(Settings):
     """What every kind of task says: where its rows are, what is asked, how long an answer may be."""
 
@@ -89,7 +99,7 @@ class Task(Settings):
     reference: str | None = None
     """Column with a solution in full, for held-out loss; `reference` where the rows have it."""
     max_new_tokens: int = Field(default=512, ge=1)
-    stop: tuple[str, ...] = ()
+    stop: Texts = ()
     """Texts that end an answer; they are no part of it."""
 
     @model_validator(mode="after")

@@ -4,14 +4,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from curate.errors import ModelError
 from curate.examples.layouts import as_fact
 from curate.examples.record import excerpt
-from curate.trials.tasks.base import Item, Outcome, Task
+from curate.trials.tasks.base import Item, Outcome, Task, Texts
 from curate.trials.tasks.columns import Row, shown
 
 
@@ -25,9 +25,7 @@ class ChoiceTask(Task):
     kind: Literal["choice"] = "choice"
     gold: str = "gold"
     """Column with the right option: its number, its label (A, B ...), or its text."""
-    choices: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
-        default=("choices",), min_length=1
-    )
+    choices: Texts = Field(default=("choices",), min_length=1)
     """The column with the list of options (or with `{text: [...], label: [...]}`), or one column per option."""
     counted_from: Literal[0, 1] | None = None
     """Where the numbers in `gold` begin: 0, or 1. Said, a number in quotes is never taken for an option's text."""

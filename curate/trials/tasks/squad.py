@@ -45,7 +45,7 @@ class SquadTask(Task):
         for item, text in zip(items, texts, strict=True):
             strict, lenient = self._strict(text), self._lenient(text)
             low, high = (max(measure(found, gold) for gold in item.gold) if found else 0.0 for found in (strict, lenient))
-            outcomes.append(Outcome(low, high, bool(lenient), lenient or None, f"gold {' or '.join(item.gold)!r}"))
+            outcomes.append(Outcome(low, high, bool(lenient), lenient or None, item.wanted))
         return outcomes
 
     def aggregate(self, items: Sequence[Item], texts: Sequence[str]) -> dict[str, float]:

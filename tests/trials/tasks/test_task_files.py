@@ -1,5 +1,6 @@
 """Task files: what they may say, how a mistake is named, where their data is looked for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def task_file(folder: Path, text: str) -> Path:
 def test_a_mistake_is_named_with_file_key_and_nearest_word(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):
         load_task(task_file(tmp_path, text))
+
+
+@pytest.mark.repository
+def test_the_examples_of_the_page_are_tasks(tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs" / "tasks.md"
+    examples = [re.sub("^    ", "", part, flags=re.M) for part in re.findall(r"(?:^    .+\n)+", page.read_text("utf-8"), re.M)]
+    for example in examples:
+        frame = [
+            f"{key}: {value}" for key, value in {"name": "x", "kind": "answer", "data": "d"}.items() if f"{key}:" not in example
+        ]
+        load_task(task_file(tmp_path, example + "\n".join(frame)))
+    assert len(examples) == 6
 
 
 def test_a_mapping_is_named_by_where_it_stands() -> None:

@@ -79,7 +79,7 @@ def test_an_outcome_says_what_was_read_and_why(tmp_path: Path) -> None:
 
 def test_a_stop_ends_the_answer(tmp_path: Path) -> None:
     assert cut_at("a\nb\n\nc", ["\n\n", "b"]) == "a\n"
-    task = task_of(tmp_path, "answer", {"gold": "2"}, mark="Answer:", stop=["\n\n"])
+    task = task_of(tmp_path, "answer", {"gold": "2"}, mark="Answer:", stop="\n\n")
     assert verdict(task, "Answer: 2\n\nAnswer: 3") == (1, 1)
 
 
