@@ -74,7 +74,14 @@ class Outcome:
     """Why, for people. Made of a model's text: show it escaped."""
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+def _texts(value: Any) -> Any:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("must be a text that is not empty, or a list of such")
+    return texts
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 """A list of texts, or one."""
 
 
@@ -106,8 +113,6 @@ class Task(Settings):
     def _is_meant(self) -> Self:
         if self.shuffle_seed is not None and self.limit is None:
             raise ValueError("shuffle_seed chooses which items a limit leaves; give a limit too, or neither")
-        if any(not text for text in self.stop):
-            raise ValueError("stop: an empty text would end every answer before it begins")
         if is_template(self.prompt):
             template_columns(self.prompt)
         return self

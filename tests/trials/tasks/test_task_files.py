@@ -29,7 +29,7 @@ def task_file(folder: Path, text: str) -> Path:
         ("name: X y\nkind: answer\ndata: a", "mine.yaml: name: "),
         ("name: x\nkind: answer\ndata: a\nchoices: c", "mine.yaml: choices is a key of kind choice; this task is of kind answer"),
         ("name: x\nkind: choice\ndata: a\nstop: [a]", "stop: for kind choice nothing is generated; leave it out"),
-        ("name: x\nkind: answer\ndata: a\nstop: ['']", "an empty text would end every answer"),
+        ("name: x\nkind: answer\ndata: a\nstop: ['']", "stop: must be a text that is not empty, or a list of such"),
         ("name: x\nkind: answer\ndata: a\nprompt: 'Q: {q'", "a single brace"),
         ("name: x\nkind: answer\ndata: a\nprompt: '{{}}'", r"without a \{column\}"),
         ("name: x\nkind: answer\ndata: a\nshuffle_seed: 1", "give a limit too"),
