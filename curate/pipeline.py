@@ -127,6 +127,18 @@ def select_again(out: Path, recipe: str | Path | Recipe, *, model: str | None = 
         return _finish(out, annotations, chosen, model=model)
 
 
+DEMO = "demo"
+"""The recipe whose trial settings were measured on the packaged sample and model."""
+
+
+def folder_to_try(out: Path | None, recipe: str | Path | None, model: Mapping[str, Any] | None) -> tuple[Path, str | Path | None]:
+    """The folder and recipe of a trial: as given; without a folder, the packaged sample is run through the recipe first."""
+    if out is not None:
+        return out, recipe
+    recipe = recipe or DEMO
+    return run(recipe, None, model=model).out, recipe
+
+
 def load_data(data: Any, **loading: Any) -> Examples:
     """The examples of `data`, or the packaged sample."""
     return load_examples(sample_path() if data is None else data, **loading)

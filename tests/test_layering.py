@@ -16,6 +16,7 @@ LAYERS = [
     ("console", "catalogue"),
     ("pipeline", "inspection", "verification", "calibration", "advice", "correlation"),
     ("reports",),
+    ("trials",),
     ("selection",),
     ("annotations",),
     ("recipes",),
@@ -30,7 +31,7 @@ LAYERS = [
 HEIGHT = {name: -place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "trl", "peft", "detoxify", "textstat", "pandas", "accelerate", "rich"}
 HEAVY |= {"sklearn", "scipy", "matplotlib", "duckdb", "sacrebleu", "math_verify", "sympy", "ftfy", "py3langid", "datasketch"}
-NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "reports", "calibration", "advice", "correlation")
+NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "reports", "calibration", "advice", "correlation", "trials")
 
 
 def part_of(path: Path) -> str:

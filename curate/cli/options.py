@@ -6,11 +6,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from curate.errors import CurateError, UsageError
+
+if TYPE_CHECKING:
+    from curate.trials import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -129,6 +132,45 @@ def target(options: dict[str, Any]) -> dict[str, Any] | None:
     names |= {name: name for name in ("dtype", "max_length", "chat_template", "normalise", "device", "batch_tokens")}
     found = {field: value for option, field in names.items() if (value := options.pop(option)) not in (None, ())}
     return found or None
+
+
+def trial_options(command: F) -> F:
+    """What the recipe's `trial` section says, said on the command line; `trial_request` reads them."""
+    options = [
+        click.option("--task", "tasks", multiple=True, help="A task file; may be repeated, the verdict is about the first."),
+        click.option("--arms", help="Arms beside the curated one and its control: random,base,longest,source:NAME ..."),
+        click.option("--seeds", type=click.IntRange(min=2), help="Training seeds per arm."),
+        click.option("--preset", type=click.Choice(["modern", "paper"]), help="Training settings."),
+        click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of every arm."),
+        click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the curated rows."),
+        click.option("--learning-rate", type=float, multiple=True, help="Several: the best on held-out rows is taken."),
+        click.option("--protocol", type=click.Choice(["single", "progressive", "mix"]), help="What the arms are."),
+        click.option("--jobs", type=click.IntRange(min=1), help="Trainings at once.  [default: cores on a CPU, 1 on a GPU]"),
+        click.option("--processes", type=click.IntRange(min=1), default=1, help="Devices that one training is spread over."),
+        click.option("--keep-adapters", is_flag=True, help="Keep the trained adapters."),
+        click.option("--eval-command", help="Your own evaluation: {adapter}, {model}, {base}, {out} are filled in."),
+    ]
+    return _all(options, command)
+
+
+def trial_request(options: dict[str, Any]) -> "Request":
+    """The options of `trial_options`, taken out of all options."""
+    from curate.trials import Request
+
+    arms = options.pop("arms")
+    training = {name: options.pop(name) for name in ("steps", "epochs")} | {"learning_rate": options.pop("learning_rate") or None}
+    overrides = {name: options.pop(name) for name in ("seeds", "preset", "protocol")}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    training = {name: value for name, value in training.items() if value is not None}
+    return Request(
+        arms=None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()],
+        tasks=options.pop("tasks"),
+        overrides=overrides | ({"training": training} if training else {}),
+        jobs=options.pop("jobs"),
+        processes=options.pop("processes"),
+        keep_adapters=options.pop("keep_adapters"),
+        eval_command=options.pop("eval_command"),
+    )
 
 
 def load_plugins(files: tuple[Path, ...]) -> None:

@@ -21,6 +21,12 @@ def judged_before(test_set: str, trial: str) -> int:
     return len({entry["trial"] for entry in _entries() if entry.get("test_set") == test_set} - {trial})
 
 
+def components_before(test_set: str) -> dict[str, Any] | None:
+    """What the latest trial on this test set measured of variances (`components`), and its name."""
+    found = [entry for entry in _entries() if entry.get("test_set") == test_set and isinstance(entry.get("components"), dict)]
+    return found[-1] if found else None
+
+
 def remember(test_set: str, trial: str, facts: Mapping[str, Any]) -> None:
     """Note that a trial was judged; once per trial. A folder that cannot be written is told, and stops nothing."""
     if any(entry.get("trial") == trial and entry.get("test_set") == test_set for entry in _entries()):

@@ -196,7 +196,8 @@ def _report(judging: _Judging, facts: Mapping[str, Any]) -> TrialReport:
         {
             "format": _fs.FORMAT,
             "trial": trial.plan.hash,
-            **{name: value for name, value in facts.items() if name not in ("primary", "steps_between")},
+            "facts": dict(facts),
+            **{name: facts[name] for name in ("recipe", "model", "protocol", "learning_rate", "overlaps", "limits", "notices")},
             "verdict": {
                 "word": verdict.word,
                 "sentence": verdict.sentence,

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ class Worker:
     trial: Trial
     rank: int = 0
     processes: int = 1
-    _tasks: list[tuple[Task, Sequence[Item]]] = field(default_factory=list)
 
     def work(self) -> None:
         """Make runs until none is left that nobody else makes."""
@@ -114,7 +113,7 @@ class Worker:
         if not run.steps:
             model = merged(initial_model(self._likelihood, how, seed=run.seed).to(self._likelihood.spec.device))
             return model, {"loss": [], "train_seconds": 0.0, "resumed_at": 0}
-        examples, sequence = self._rows(run)
+        examples, sequence = self.rows_of(run)
         trained = train(
             examples,
             sequence,
@@ -129,7 +128,7 @@ class Worker:
         )
         return trained.model, {"loss": trained.loss, "train_seconds": trained.seconds, "resumed_at": trained.resumed_at}
 
-    def _rows(self, run: Run) -> tuple[list[Example], list[int]]:
+    def rows_of(self, run: Run) -> tuple[list[Example], list[int]]:
         """The run's different rows as examples, and the order of training as places among them."""
         import numpy as np
 
@@ -153,7 +152,7 @@ class Worker:
         """Answers to every task that has none yet."""
         folder = self.trial.path(run)
         done = 0
-        for task, items in self._all_tasks():
+        for task, items in self.tasks:
             path = folder / f"task-{task.name}.parquet"
             if self._agreed(path.exists()):
                 continue
@@ -172,12 +171,11 @@ class Worker:
             if self.rank == 0:
                 save_generations(path, items, answers)
 
-    def _all_tasks(self) -> list[tuple[Task, Sequence[Item]]]:
-        if not self._tasks:
-            for data in self.trial.plan.tasks:
-                task = load_task(data["task"])
-                self._tasks.append((task, load_items(task)))
-        return self._tasks
+    @cached_property
+    def tasks(self) -> list[tuple[Task, Sequence[Item]]]:
+        """Every task with its items, the primary one first."""
+        found = [load_task(data["task"]) for data in self.trial.plan.tasks]
+        return [(task, load_items(task)) for task in found]
 
     def _held_out(self, asker: Asker) -> dict[str, Any]:
         """Loss on the validation rows and on the tasks' references: sums and counts."""
@@ -189,7 +187,7 @@ class Worker:
             rows = rows[np.linspace(0, len(rows) - 1, HELD_OUT_ROWS).astype(int)]
         wanted = set(rows.tolist())
         sets = {"validation": [example for example in self._store if example.row in wanted]} if wanted else {}
-        for task, items in self._all_tasks():
+        for task, items in self.tasks:
             with_reference = [item for item in items if item.reference]
             if with_reference:
                 sets[task.name] = [

@@ -44,7 +44,7 @@ def _workers(trial: Trial, jobs: int) -> Iterator[Sequence["subprocess.Popen[byt
         logs: list[BinaryIO] = [stack.enter_context((trial.folder / f"worker-{number}.log").open("wb")) for number in range(jobs)]
         workers = [
             subprocess.Popen(  # noqa: S603  (this interpreter, this package)
-                _command(trial), stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(trial), start_new_session=True
+                _command(trial), stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(trial), start_new_session=True
             )
             for log in logs
         ]
@@ -74,7 +74,8 @@ def _command(trial: Trial) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *device, *options, "--main_process_port", "0", *module]
 
 
-def _environment(trial: Trial) -> dict[str, str]:
+def environment(trial: Trial) -> dict[str, str]:
+    """Of a worker: its threads, and no chatter."""
     threads = str(trial.plan.threads)
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **quiet, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "ACCELERATE_USE_CPU": _use_cpu(trial)}

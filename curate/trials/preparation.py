@@ -1,0 +1,386 @@
+"""prepare(): what a trial is going to do, with everything that can be wrong with it found out before the first step."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate import _fs
+from curate.annotations import Annotations, load_annotations
+from curate.errors import InputError, RecipeError, UsageError
+from curate.examples import stable_hash
+from curate.filters import Likelihood, build_filter
+from curate.filters.base import first_complaint
+from curate.likelihood import model_identity
+from curate.recipes import Recipe, load_recipe
+from curate.recipes.schema import TARGET
+from curate.recipes.trial import TrialSettings
+from curate.rows import RowStore
+from curate.trials.arms import BASE, CURATED, ORDERED, SHUFFLED, SYNTHETIC, Arms, Draw, training_sequence
+from curate.trials.plan import Plan, Run, Trial
+from curate.trials.pool import TEST, Overlap, Pool, make_pool, overlap
+from curate.trials.tasks import Items, Task, check_machine, load_items, load_task, sample_task
+from curate.trials.worker import PARTS, SEQUENCE
+
+PILOT_SEED = 1_000_003
+"""Added to the first seed for the runs that choose the learning rate: they share no draw with those that are judged."""
+UNEVEN_CUT = 0.02
+"""Difference between arms in the share of truncated rows that is told as a limit."""
+UNEVEN_TOKENS = 0.01
+_PACKAGES = ("curate-sft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants of a trial, beyond what the recipe says."""
+
+    arms: Sequence[str] | None = None
+    """In place of the recipe's `against` and of the arms that credit single steps."""
+    tasks: Sequence[str] = ()
+    """Task files in place of the recipe's."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the recipe's `trial` section."""
+    jobs: int | None = None
+    """Runs at once; default: as many as there are cores on a CPU, one on a GPU."""
+    processes: int = 1
+    keep_adapters: bool = False
+    eval_command: str | None = None
+
+
+@dataclass
+class Preparation:
+    """A trial with everything that can be wrong with it found out, before the first step."""
+
+    out: Path
+    recipe: Recipe
+    settings: TrialSettings
+    request: Request
+    annotations: Annotations
+    likelihood: Likelihood
+    tasks: Sequence[tuple[Task, Items]]
+    pool: Pool
+    arms: Arms
+    overlaps: Sequence[Overlap]
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The arms, curated first, base last, each once."""
+        settings = self.settings
+        if settings.protocol == "progressive":
+            return [f"{kind}@{share:g}" for share in settings.points for kind in (ORDERED, SHUFFLED)] + [BASE]
+        if settings.protocol == "mix":
+            return [f"{SYNTHETIC}@{share:g}" for share in settings.points] + [BASE]
+        wanted = [settings.primary, *(self.request.arms if self.request.arms is not None else settings.against)]
+        if self.request.arms is None:
+            wanted += self.arms.chain()
+        named = [part for arm in wanted for part in (("full", "full-epochs") if arm == "full" else (arm,))]
+        names = dict.fromkeys(self.arms.canonical(arm) for arm in [CURATED, *named])
+        return sorted(names, key=lambda arm: arm == BASE)
+
+    @property
+    def primary(self) -> tuple[str, str]:
+        """Treated and control arm of the verdict, as groups of arms: `ordered` is the mean over its shares."""
+        if self.settings.protocol == "progressive":
+            return ORDERED, SHUFFLED
+        if self.settings.protocol == "mix":
+            return f"{SYNTHETIC}@{self.settings.points[-1]:g}", f"{SYNTHETIC}@{self.settings.points[0]:g}"
+        return CURATED, self.arms.canonical(self.settings.primary)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds."""
+        return list(range(self.settings.first_seed, self.settings.first_seed + self.settings.seeds))
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimiser steps of the curated arm, and so of all but `full-epochs` and the shares of a progressive trial."""
+        how = self.settings.training
+        return how.steps or max(1, math.ceil((how.epochs or 0) * len(self.arms.curated) / how.batch))
+
+    def steps_of(self, draw: Draw) -> int:
+        """Optimiser steps of one arm."""
+        kind, _, share = draw.arm.partition("@")
+        if kind in (ORDERED, SHUFFLED) and share:
+            return max(1, round(self.steps * float(share)))
+        if draw.arm == "full-epochs":
+            return max(1, math.ceil(self.steps * len(draw.rows) / max(1, len(self.arms.curated))))
+        return self.steps
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the outcome depends on."""
+        spec = self.likelihood.spec
+        recipe = self.recipe.model_copy(update={"trial": self.settings})
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Plan(
+            recipe=recipe.as_data(),
+            model={**self.likelihood.model_dump(mode="json", exclude_none=True), "device": spec.device},
+            model_identity=model_identity(spec.model, spec.revision),
+            rows=self.annotations.rows.identity,
+            annotations={name: store.folder.name for name, store in sorted(self.arms.frame.stores.items())},
+            training=self.settings.training.model_dump(mode="json"),
+            tasks=[{"task": _as_data(task), "identity": items.identity, "items": len(items)} for task, items in self.tasks],
+            arms=self.names,
+            seeds=self.seeds,
+            threads=1 if spec.device == "cpu" and (self.request.jobs or cores) > 1 else cores,
+            processes=self.request.processes,
+            eval_command=self.request.eval_command,
+            packages={name: version(name) for name in _PACKAGES},
+        )
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the trial lies. Named after recipe and plan: another plan is another folder."""
+        return self.out / "trial" / f"{self.recipe.name}-{self.plan.hash}"
+
+    @property
+    def jobs(self) -> int:
+        """Runs at once."""
+        if self.request.jobs is not None:
+            return self.request.jobs
+        return 1 if self.request.processes > 1 or self.plan.threads > 1 else _affordable_jobs(self.likelihood)
+
+    def pilots(self) -> list[tuple[Run, npt.NDArray[np.int64]]]:
+        """Runs that choose the learning rate, on random rows; none where one rate is given."""
+        rates = self.settings.training.learning_rate
+        if len(rates) == 1:
+            return []
+        seed = self.settings.first_seed + PILOT_SEED
+        draw = self.arms.draw(SHUFFLED + "@1" if self.settings.protocol == "progressive" else "random", seed)
+        return [self._run(Draw(f"rate:{rate:g}", seed, draw.rows), rate, is_pilot=True) for rate in rates]
+
+    def runs(self, rate: float) -> list[tuple[Run, npt.NDArray[np.int64]]]:
+        """All runs that are judged, one seed after the other, so that a trial that is stopped has whole seeds."""
+        found = [self._run(self.arms.draw(arm, seed), rate) for seed in self.seeds for arm in self.names if arm != BASE]
+        if BASE in self.names:
+            nothing = np.zeros(0, dtype=np.int64)
+            found.insert(0, (Run(BASE, self.seeds[0], 0, 0, 0, 0, rate, stable_hash([])), nothing))
+        return found
+
+    def _run(self, draw: Draw, rate: float, *, is_pilot: bool = False) -> tuple[Run, npt.NDArray[np.int64]]:
+        steps = self.steps_of(draw)
+        sequence = training_sequence(draw, steps * self.settings.training.batch, draw.seed)
+        run = Run(
+            arm=draw.arm,
+            seed=draw.seed,
+            rows=len(draw.rows),
+            tokens=int(self.pool.tokens[sequence].sum()),
+            truncated=int(self.pool.truncated[draw.rows].sum()),
+            steps=steps,
+            learning_rate=rate,
+            sequence=stable_hash(sequence.tolist()),
+            is_pilot=is_pilot,
+        )
+        return run, sequence
+
+    def commit(self, runs: Sequence[tuple[Run, npt.NDArray[np.int64]]]) -> Trial:
+        """Write plan, parts and sequences: all that a worker reads."""
+        trial = Trial(self.folder, self.plan, [run for run, _ in runs], self.request.keep_adapters)
+        _fs.make_folder(self.folder / "runs")
+        _save(self.folder / PARTS, self.pool.part)
+        for run, sequence in runs:
+            folder = trial.path(run)
+            folder.mkdir(exist_ok=True)
+            if run.steps and not (folder / SEQUENCE).exists():
+                _save(folder / SEQUENCE, sequence)
+        trial.save()
+        return trial
+
+    def limits(self, runs: Sequence[Run]) -> list[str]:
+        """What makes arms differ beside what was chosen."""
+        found = list(self.notes)
+        first, second = self.primary
+        tokens = {name: [run.tokens for run in runs if _group(run.arm) == name or run.arm == name] for name in (first, second)}
+        if tokens[first] and tokens[second]:
+            gap = sum(tokens[first]) / sum(tokens[second]) * len(tokens[second]) / len(tokens[first]) - 1
+            if abs(gap) > UNEVEN_TOKENS:
+                found.append(
+                    f"`{first}` trains on {abs(gap):.1%} {'more' if gap > 0 else 'fewer'} completion tokens than `{second}`"
+                )
+        shares = {run.arm: run.truncated / run.rows for run in runs if run.rows}
+        if shares and max(shares.values()) - min(shares.values()) > UNEVEN_CUT:
+            most = max(shares, key=lambda arm: shares[arm])
+            found.append(f"rows cut off at max_length: {shares[most]:.1%} in `{most}`, {min(shares.values()):.1%} in the least")
+        if self.pool.unusable:
+            told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.pool.unusable.items()))
+            found.append(f"training rows without a token to train on, in no arm: {told}")
+        return found
+
+
+def _group(arm: str) -> str:
+    return arm.partition("@")[0]
+
+
+def _save(path: Path, values: npt.NDArray[Any]) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    _fs.commit_bytes(path, buffer.getvalue())
+
+
+def _affordable_jobs(likelihood: Likelihood) -> int:
+    """As many runs at once as cores, and as memory holds four times the weights for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder = Path(likelihood.model)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 4 << 30
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, free // (4 * weights + (1 << 30))))
+
+
+def prepare(
+    out: Path,
+    recipe: str | Path | Recipe | None = None,
+    *,
+    model: Mapping[str, Any] | None = None,
+    request: Request | None = None,
+) -> Preparation:
+    """Read everything, train nothing.
+
+    Raises UsageError, RecipeError, InputError or SandboxError for whatever would stop the trial later: tasks that cannot be
+    read or run here, arms that these rows cannot have, a test set that stands in the training rows.
+    """
+    request = request or Request()
+    annotations = load_annotations(out)
+    chosen = _recipe(out, recipe)
+    settings = _settings(chosen, request)
+    likelihood = _likelihood(annotations, chosen, model)
+    named = [_task(entry) for entry in (request.tasks or settings.tasks)]
+    for task in named:
+        check_machine(task)
+    pool = make_pool(annotations.rows, likelihood, validation=settings.validation, test=0.0 if named else settings.test)
+    tasks = [(task, load_items(task)) for task in (named or [_own_task(out, annotations.rows, pool)])]
+    if settings.primary_task is not None:
+        known = [task.name for task, _ in tasks]
+        if settings.primary_task not in known:
+            raise RecipeError(f"trial: primary_task {settings.primary_task!r} is none of the tasks {', '.join(known)}")
+        tasks.sort(key=lambda pair: pair[0].name != settings.primary_task)
+    if repeated := [task.name for number, (task, _) in enumerate(tasks) if task.name in [t.name for t, _ in tasks[:number]]]:
+        raise RecipeError(f"trial: two tasks are called {repeated[0]!r}; a task's name says where its answers lie")
+    overlaps = [overlap(pool, task.name, [item.question for item in items]) for task, items in tasks]
+    for found in overlaps:
+        if found.share > settings.overlap:
+            raise InputError(_leak(found, settings.overlap))
+    arms = Arms(annotations, chosen, pool, model=None if model is None else str(model.get("model")), human=settings.human)
+    preparation = Preparation(out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps)
+    _check_arms(preparation)
+    return preparation
+
+
+def _check_arms(preparation: Preparation) -> None:
+    if len(preparation.arms.curated) < 2:
+        raise InputError(
+            f"trial: the recipe keeps {len(preparation.arms.curated)} training rows; nothing can be learnt from them"
+        )
+    treated, control = preparation.primary
+    if treated == control or (control == "random" and preparation.arms.canonical("random-clean") == CURATED):
+        raise RecipeError("trial: the steps reject no training row, so the curated rows are all rows; there is nothing to judge")
+    for arm in preparation.names:
+        if arm != BASE:
+            preparation.arms.draw(arm, preparation.seeds[0])
+    kept, available = len(preparation.arms.curated), int(preparation.pool.trainable.sum())
+    if preparation.settings.protocol == "single" and kept == available:
+        raise RecipeError(f"trial: the recipe keeps all {available} training rows; there is nothing to compare")
+
+
+def _leak(found: Overlap, allowed: float) -> str:
+    item, row, share = found.examples[0]
+    return (
+        f"trial: {found.found} of {found.items} items of {found.task} ({found.share:.1%}) stand in the training rows, allowed "
+        f"are {allowed:.1%}; first: {item[:80]!r} in row {row} ({share:.0%}). Drop such rows (`decontaminate`) or raise "
+        "`trial: overlap`"
+    )
+
+
+def _recipe(out: Path, recipe: str | Path | Recipe | None) -> Recipe:
+    """The recipe as given, else that of the folder's selection."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return load_recipe(recipe)
+    path = out / "selection" / "selection.json"
+    if not path.is_file():
+        raise UsageError(f"{out}: holds no selection; name the recipe to try with --recipe")
+    return Recipe(**_fs.read_json(path, "recipe")["recipe"])
+
+
+def _settings(recipe: Recipe, request: Request) -> TrialSettings:
+    """The recipe's trial section, with what the caller says instead. Raises UsageError naming the wrong key."""
+    from pydantic import ValidationError
+
+    given = recipe.trial.model_dump()
+    changed = dict(request.overrides)
+    training = changed.pop("training", {})
+    if "preset" in changed:  # a preset named later replaces the recipe's training, not only its name
+        given["training"] = {}
+    if training.get("steps") is not None:
+        given["training"]["epochs"] = None
+    if training.get("epochs") is not None:
+        given["training"]["steps"] = None
+    try:
+        return TrialSettings(**{**given, **changed, "training": {**given["training"], **training}})
+    except ValidationError as error:
+        raise UsageError(f"trial: {first_complaint(error, TrialSettings.model_fields)}") from error
+
+
+def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, Any] | None) -> Likelihood:
+    """The model to train: as given, else the one whose scores the recipe ranks by."""
+    if model is None or "model" not in model:
+        stores = annotations.choose(recipe.build_filters({"model": TARGET}))
+        found = [store.plan["parameters"] for store in stores.values() if "model" in store.plan["parameters"]]
+        if not found:
+            raise UsageError(
+                f"{recipe.name} scores with no model, so none is known: pass --model FOLDER_OR_HUB_ID, the one to train"
+            )
+        names = ("model", "revision", "dtype", "max_length", "chat_template")
+        model = {name: found[0][name] for name in names if found[0].get(name) is not None} | dict(model or {})
+    filter_ = build_filter(Likelihood.name, {**model, "normalise": ()}, where="trial: model")
+    assert isinstance(filter_, Likelihood)
+    filter_.fingerprint()  # raises for a model that cannot be used
+    return filter_
+
+
+def _as_data(task: Task) -> dict[str, Any]:
+    """What a task file would hold. Without what nobody set: some kinds refuse a key that others have a default for."""
+    return {**task.model_dump(mode="json", exclude_unset=True), "kind": task.kind}
+
+
+def _task(entry: str | Mapping[str, Any]) -> Task:
+    return sample_task() if entry == "sample" else load_task(entry, where="trial: tasks")
+
+
+def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
+    """A task over the prompts held out as test: their gold answers, or their tests."""
+    facts = rows.facts
+    kind = "code" if "tests" in facts and "gold" not in facts else "answer"
+    if "gold" not in facts and "tests" not in facts:
+        raise UsageError(
+            "trial: the rows have neither gold answers nor tests, so nothing can be judged on held-out rows; name a task with "
+            "--task FILE or in the recipe's `trial: tasks:` (see docs/tasks.md)"
+        )
+    records: dict[str, dict[str, Any]] = {}
+    for example in rows:
+        if pool.part[example.row] == TEST and example.prompt_key not in records and (example.gold or example.tests):
+            record = {"prompt": list(example.prompt), "gold": example.gold, "tests": example.tests, **dict(example.extra)}
+            records[example.prompt_key] = {key: value for key, value in record.items() if value is not None}
+    if not records:
+        raise InputError("trial: no held-out prompt has a gold answer or tests; raise `trial: test` or name a task with --task")
+    name = f"held-out-{stable_hash(sorted(records))[:8]}"
+    path = out / "trial" / f"{name}.jsonl"
+    _fs.make_folder(path.parent)
+    _fs.commit_bytes(path, b"".join(_line(record) for record in records.values()))
+    return load_task({"name": name, "kind": kind, "data": str(path.resolve())}, where="trial: held-out rows")
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    import json
+
+    return (json.dumps(record, ensure_ascii=True, default=str) + "\n").encode()
