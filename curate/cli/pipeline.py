@@ -21,9 +21,10 @@ from curate.cli.options import (
 @cli.command(hidden=True)
 @click.argument("data", required=False)
 @recipe_option("A shipped recipe's name or a YAML file.")
+@click.option("--trial", "with_trial", is_flag=True, help="Then try it, as `curate trial` does: fine-tune, evaluate, judge.")
 @run_options
 @json_option
-def run(data: str | None, recipe: str, as_json: bool, **options: Any) -> None:
+def run(data: str | None, recipe: str, with_trial: bool, as_json: bool, **options: Any) -> None:
     """Read, score and select: the whole pipeline.
 
     \b
@@ -35,7 +36,24 @@ def run(data: str | None, recipe: str, as_json: bool, **options: Any) -> None:
     arguments = run_arguments(options)
     with progress.shown():
         result = pipeline.run(recipe, data, **arguments)
-    print_json({"out": str(result.out), **result.report.to_dict()}) if as_json else console.show_run(result)
+    found = {"out": str(result.out), **result.report.to_dict()}
+    if not as_json:
+        console.show_run(result)
+    if with_trial:
+        found["trial"] = _trial(result.out, recipe, arguments["model"], as_json=as_json)
+    if as_json:
+        print_json(found)
+
+
+def _trial(out: Path, recipe: str, model: dict[str, Any] | None, *, as_json: bool) -> dict[str, Any]:
+    from curate import progress, trials
+    from curate.console.trial import show_trial
+
+    with progress.shown():
+        result = trials.run_trial(trials.prepare(out, recipe, model=model))
+    if not as_json:
+        show_trial(result)
+    return result.to_dict()
 
 
 @cli.command()

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,8 @@ PILOT_SEED = 1_000_003
 UNEVEN_CUT = 0.02
 """Difference between arms in the share of truncated rows that is told as a limit."""
 UNEVEN_TOKENS = 0.01
+MARKS = ("Final Answer:", "Answer:", "####", "answer is")
+"""What stands before a final answer; of equally frequent ones the first."""
 _PACKAGES = ("curate-sft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -367,7 +370,9 @@ def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
             "--task FILE or in the recipe's `trial: tasks:` (see docs/tasks.md)"
         )
     records: dict[str, dict[str, Any]] = {}
+    marks: Counter[str] = Counter()
     for example in rows:
+        marks.update({mark for mark in MARKS if mark in example.completion})
         if pool.part[example.row] == TEST and example.prompt_key not in records and (example.gold or example.tests):
             record = {"prompt": list(example.prompt), "gold": example.gold, "tests": example.tests, **dict(example.extra)}
             records[example.prompt_key] = {key: value for key, value in record.items() if value is not None}
@@ -377,7 +382,11 @@ def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
     path = out / "trial" / f"{name}.jsonl"
     _fs.make_folder(path.parent)
     _fs.commit_bytes(path, b"".join(_line(record) for record in records.values()))
-    return load_task({"name": name, "kind": kind, "data": str(path.resolve())}, where="trial: held-out rows")
+    definition = {"name": name, "kind": kind, "data": str(path.resolve())}
+    if kind == "answer" and marks:
+        # What most completions write before their answer is what a model trained on them will write.
+        definition["mark"] = max(MARKS, key=lambda mark: marks[mark])
+    return load_task(definition, where="trial: held-out rows")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
