@@ -90,9 +90,19 @@ def show_run(result: "RunResult") -> None:
         _rows(out, report.borderline, report.ranked_by)
     for warning in report.warnings:
         out.print(f"\nnote: {plain(warning)}", style="yellow")
-    out.print(f"\n{report.trial}")
+    out.print(f"\n{_tested(result)}")
     row = report.borderline[0].row if report.borderline else 0
     out.print(f"kept rows: {result.out}/selection/kept   next: curate explain {result.out} {row}")
+
+
+def _tested(result: "RunResult") -> str:
+    """The verdict of the latest trial of these very steps on this folder, or that there was none."""
+    from curate.trials import TrialReport, finished_trials
+
+    steps = result.selection.recipe.as_data()["steps"]
+    reports = [TrialReport.load(folder) for folder in finished_trials(result.out, result.report.recipe)]
+    mine = [report for report in reports if report.data["plan"]["recipe"]["steps"] == steps]
+    return plain(f"trial: {mine[-1].sentence}") if mine else result.report.trial
 
 
 def _step_table(report: "SelectionReport") -> Any:

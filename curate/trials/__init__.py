@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from curate.trials.judging import TrialReport
     from curate.trials.picture import draw
     from curate.trials.preparation import Preparation, Request, prepare
-    from curate.trials.trial import TrialResult, judge_again, run_trial
+    from curate.trials.trial import TrialResult, finished_trials, judge_again, run_trial
 
 # Looked up when first used: a worker needs no judging, and the command line no arms.
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "Request": "preparation",
     "prepare": "preparation",
     "TrialResult": "trial",
+    "finished_trials": "trial",
     "judge_again": "trial",
     "run_trial": "trial",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "TrialReport",
     "TrialResult",
     "draw",
+    "finished_trials",
     "judge_again",
     "parse_duration",
     "prepare",

@@ -64,7 +64,7 @@ class TrialReport:
         return str(self.data["verdict"]["sentence"])
 
 
-class _Judging:
+class Judging:
     """The scores of all arms on all tasks, each computed once."""
 
     def __init__(self, trial: Trial, tasks: Sequence[tuple[Task, Items]]) -> None:
@@ -147,13 +147,13 @@ def judge_trial(trial: Trial, tasks: Sequence[tuple[Task, Items]], facts: Mappin
 
     The test set's history is asked before and told after, so a trial does not count itself.
     """
-    judging = _Judging(trial, tasks)
+    judging = Judging(trial, tasks)
     items = sum(len(items) for _, items in tasks)
     with progress.measuring("judging answers", items * len(judging.arms) * len(trial.plan.seeds)):
         return _report(judging, facts)
 
 
-def _report(judging: _Judging, facts: Mapping[str, Any]) -> TrialReport:
+def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
     trial, task = judging.trial, judging.task_names[0]
     treated, control = facts["primary"]
     has_base = BASE in judging.arms
@@ -224,7 +224,7 @@ def _many(before: int) -> Iterator[str]:
         yield f"this test set has judged {before} other trial{plural} here: the more it judges, the less it proves"
 
 
-def _others(judging: _Judging, facts: Mapping[str, Any], task: str) -> dict[str, tuple[str, Contrast]]:
+def _others(judging: Judging, facts: Mapping[str, Any], task: str) -> dict[str, tuple[str, Contrast]]:
     """All contrasts but the primary one, by treated, control and task: one family for the adjustment."""
     treated, control = facts["primary"]
     found: dict[str, tuple[str, Contrast]] = {}
@@ -270,7 +270,7 @@ def _entry(kind: str, treated: str, control: str, task: str, found: Contrast, wo
     }
 
 
-def _credits(judging: _Judging, facts: Mapping[str, Any], contrasts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _credits(judging: Judging, facts: Mapping[str, Any], contrasts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What each step of the recipe is credited with; the last one's contrast is the primary one where its control is."""
     found = []
     for step in facts["steps_between"]:
@@ -282,7 +282,7 @@ def _credits(judging: _Judging, facts: Mapping[str, Any], contrasts: Sequence[Ma
     return found
 
 
-def _arm(judging: _Judging, arm: str) -> dict[str, Any]:
+def _arm(judging: Judging, arm: str) -> dict[str, Any]:
     """What an arm was trained on, and its diagnostics."""
     runs = judging.runs(arm)
     results = [_fs.read_json(judging.trial.path(run) / RESULT) for run in runs]
@@ -306,7 +306,7 @@ def _mean_nll(found: Mapping[str, Any] | None) -> float | None:
     return found["nll_sum"] / found["tokens"] if found and found["tokens"] else None
 
 
-def _scores(judging: _Judging, arm: str, task: str) -> dict[str, Any]:
+def _scores(judging: Judging, arm: str, task: str) -> dict[str, Any]:
     """An arm's scores on a task, by seed."""
     found = judging.scores(arm, task)
     names = sorted({name for whole in found.aggregates for name in whole})
@@ -321,7 +321,7 @@ def _scores(judging: _Judging, arm: str, task: str) -> dict[str, Any]:
     }
 
 
-def _curves(judging: _Judging, task: str) -> list[dict[str, Any]]:
+def _curves(judging: Judging, task: str) -> list[dict[str, Any]]:
     """Score by share, for the protocols that have shares."""
     found = []
     for arm in judging.arms:
