@@ -55,7 +55,8 @@ def asked(*prompts: str, answers: int = 1) -> list[Record]:
 
 def store(folder: Path, rows: Sequence[Record]) -> RowStore:
     folder.mkdir(exist_ok=True)
-    return commit_rows(load_examples(write_rows(folder / "rows.jsonl", rows)), folder / "rows")
+    columns = {"group": "segment"} if "segment" in rows[0] else None
+    return commit_rows(load_examples(write_rows(folder / "rows.jsonl", rows), columns=columns), folder / "rows")
 
 
 def parts(folder: Path, rows: Sequence[Record], *, validation: float = 0.1, test: float = 0.2) -> dict[str, int]:
@@ -106,9 +107,9 @@ def test_a_prompt_that_two_groups_share_stays_on_one_side(tmp_path: Path) -> Non
         row
         for at in range(20)
         for row in (
-            record(prompt(at), "a", group=f"a{at}"),
-            record(prompt(at + 30), "b", group=f"a{at}"),
-            record(prompt(at + 30), "c", group=f"b{at}"),
+            record(prompt(at), "a", segment=f"a{at}"),
+            record(prompt(at + 30), "b", segment=f"a{at}"),
+            record(prompt(at + 30), "c", segment=f"b{at}"),
         )
     ]
     assert parts(tmp_path, rows, test=0.5)
@@ -234,7 +235,7 @@ def test_copies_of_a_short_question_are_all_found(trained_on: Pool) -> None:
 
 @pytest.mark.xfail(strict=True, reason="of a mapped group only the first prompt is looked up")
 def test_every_prompt_of_a_group_is_looked_up(tmp_path: Path) -> None:
-    rows = [record(prompt(0), "a", group="g"), record(QUESTION, "b", group="g"), record(prompt(1), "c", group="h")]
+    rows = [record(prompt(0), "a", segment="g"), record(QUESTION, "b", segment="g"), record(prompt(1), "c", segment="h")]
     assert overlap(pool(tmp_path, rows, test=0.0), "t", [QUESTION]).found == 1
 
 
