@@ -2,7 +2,7 @@
 
     python benchmarks/trial.py --out DIR                # 10 repetitions of 3 seeds, two arms: 60 trainings
 
-One trial with 30 seeds trains the two arms that the error step stands between. Cut into ten threes it gives repetitions with other
+One trial with 30 seeds trains the two arms that the error step stands between. Cut into ten threes it gives repetitions of other
 seeds; pairs of threes from one arm give A/A comparisons, mixed pairs give power. The comparisons share runs, so they are not
 independent: the counts say how the level holds on real runs, the simulation of trial_statistics.py proves it. Interrupted, it
 goes on where it stopped.
@@ -31,9 +31,16 @@ RECIPE = {
     "name": "error-step",
     "summary": "The error step of `demo`, alone between its two arms.",
     "filters": {"errors": {}},
-    "steps": [{"drop": {"field": "errors.fatal", "is": True}}],
+    "steps": [
+        {"mix": {"shares": {"reference-style": "50%", "careless": "50%"}}},
+        {"drop": {"field": "errors.fatal", "is": True}},
+    ],
     "unscored": "keep",
-    "trial": {"primary": "random", "tasks": ["sample"]},
+    "trial": {
+        "primary": "random-clean",
+        "tasks": ["sample"],
+        "training": {"rank": 16, "alpha": 32, "learning_rate": 4e-3, "warm_up": 0.05, "batch": 8, "steps": 240},
+    },
 }
 
 

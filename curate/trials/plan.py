@@ -1,6 +1,5 @@
 """What a trial is going to do, frozen before the first step: arms, runs and settings, on disk and on every worker."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,21 +27,9 @@ class Run:
     truncated: int
     steps: int
     learning_rate: float
-    sequence: str
-    """Hash of the order of the training rows."""
+    key: str
+    """Hash of all that the outcome depends on. Runs with one key are one run, in whatever trials of the folder they stand."""
     is_pilot: bool = False
-
-    @cached_property
-    def key(self) -> str:
-        """What the outcome depends on, beside the trial's plan: runs with one key are trained once."""
-        if not self.steps:
-            return "base"
-        return stable_hash([self.sequence, self.steps, self.learning_rate, self.seed, self.is_pilot])[:10]
-
-    @property
-    def folder(self) -> str:
-        """Name of the run's folder."""
-        return self.key if not self.steps else f"{re.sub('[^A-Za-z0-9.@-]+', '-', self.arm)[:40]}-{self.seed}-{self.key}"
 
 
 @dataclass(frozen=True)
@@ -68,10 +55,22 @@ class Plan:
     eval_command: str | None
     packages: Mapping[str, str]
 
+    parts: str
+    """Hash of which rows are held out."""
+
     @cached_property
     def hash(self) -> str:
         """Names the trial's folder: another plan is another trial, and nothing is overwritten."""
         return stable_hash(asdict(self))[:8]
+
+    def key_of(self, sequence: Sequence[int], *, steps: int, rate: float, seed: int, is_pilot: bool = False) -> str:
+        """The key of a run: arms and seeds of the trial are not in it, so a trial with more of them trains only what is new."""
+        others = ("recipe", "annotations", "arms", "seeds", "training")
+        common = {name: value for name, value in asdict(self).items() if name not in others}
+        how = {name: value for name, value in self.training.items() if name not in ("learning_rate", "epochs", "steps")}
+        if not steps:  # the model as it is; only one from scratch depends on a seed
+            return stable_hash([common, how["method"], how["config"], seed if how["method"] == "from_scratch" else 0])[:12]
+        return stable_hash([common, how, list(sequence), steps, rate, seed, is_pilot])[:12]
 
     def likelihood(self) -> Likelihood:
         """The filter that knows model, template and length."""
@@ -112,8 +111,8 @@ class Trial:
         return self.folder.parent.parent
 
     def path(self, run: Run) -> Path:
-        """The run's own folder."""
-        return self.folder / "runs" / run.folder
+        """The run's own folder, which trials of one run folder share."""
+        return self.folder.parent / "runs" / run.key
 
     def is_done(self, run: Run) -> bool:
         """Whether a run is trained and evaluated."""

@@ -137,6 +137,7 @@ class Preparation:
             processes=self.request.processes,
             eval_command=self.request.eval_command,
             packages={name: version(name) for name in _PACKAGES},
+            parts=stable_hash(self.pool.part.tolist()),
         )
 
     @cached_property
@@ -165,7 +166,10 @@ class Preparation:
         found = [self._run(self.arms.draw(arm, seed), rate) for seed in self.seeds for arm in self.names if arm != BASE]
         if BASE in self.names:
             nothing = np.zeros(0, dtype=np.int64)
-            found.insert(0, (Run(BASE, self.seeds[0], 0, 0, 0, 0, rate, stable_hash([])), nothing))
+            key = self.plan.key_of([], steps=0, rate=0.0, seed=self.seeds[0])
+            found.insert(
+                0, (Run(BASE, self.seeds[0], rows=0, tokens=0, truncated=0, steps=0, learning_rate=0.0, key=key), nothing)
+            )
         return found
 
     def _run(self, draw: Draw, rate: float, *, is_pilot: bool = False) -> tuple[Run, npt.NDArray[np.int64]]:
@@ -179,7 +183,7 @@ class Preparation:
             truncated=int(self.pool.truncated[draw.rows].sum()),
             steps=steps,
             learning_rate=rate,
-            sequence=stable_hash(sequence.tolist()),
+            key=self.plan.key_of(sequence.tolist(), steps=steps, rate=rate, seed=draw.seed, is_pilot=is_pilot),
             is_pilot=is_pilot,
         )
         return run, sequence
@@ -187,11 +191,11 @@ class Preparation:
     def commit(self, runs: Sequence[tuple[Run, npt.NDArray[np.int64]]]) -> Trial:
         """Write plan, parts and sequences: all that a worker reads."""
         trial = Trial(self.folder, self.plan, [run for run, _ in runs], self.request.keep_adapters)
-        _fs.make_folder(self.folder / "runs")
+        _fs.make_folder(self.folder)
         _save(self.folder / PARTS, self.pool.part)
         for run, sequence in runs:
             folder = trial.path(run)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             if run.steps and not (folder / SEQUENCE).exists():
                 _save(folder / SEQUENCE, sequence)
         trial.save()
