@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate.console import _table, console, plain
 from curate.progress import duration
+from curate.trials.power import power_sentence
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from curate.trials import Cost, TrialResult
 
 _KINDS = {
@@ -45,7 +44,7 @@ def show_trial(result: "TrialResult") -> None:
             out.print(f"overlap: {found} of {plain(overlap['task'])} stand in the training rows ({overlap['share']:.1%})")
     for line in (*data["limits"], *data["notices"], *data["verdict"]["reasons"]):
         out.print(f"note: {plain(line)}", style="yellow")
-    _power(out, data["power"], "with the spread that was measured, ")
+    out.print(power_sentence(data["power"]))
     out.print(f"\n{plain(data['verdict']['word'])}: {plain(data['verdict']['sentence'])}", style="bold")
     out.print(f"everything is in {result.folder}")
 
@@ -63,22 +62,10 @@ def show_cost(cost: "Cost", folder: str) -> None:
         ["time", duration(cost.seconds), "from the probe; what else runs here changes it"],
     ]
     out.print(_table(["this trial", "", ""], [[name, value, note] for name, value, note in rows], numbers_from=9))
-    _power(out, cost.power, f"with {cost.assumed}, ")
+    out.print(power_sentence(cost.power))
     for note in cost.notes:
         out.print(f"note: {plain(note)}", style="yellow")
     out.print(f"nothing was trained; the plan is in {folder}")
-
-
-def _power(out: "Console", power: Mapping[str, Any], begin: str) -> None:
-    found = power["detectable"]
-    needed = ", ".join(
-        f"{100 * float(effect):g} points: {'more than 100' if seeds is None else seeds}"
-        for effect, seeds in power["seeds_needed"].items()
-    )
-    size = "no difference" if found is None else f"a difference of {100 * found:.1f} points"
-    out.print(
-        f"{begin}{power['seeds']} seeds and {power['items']:,} items find {size} in 80 % of trials; seeds needed for {needed}"
-    )
 
 
 def _score_table(data: Mapping[str, Any], task: str) -> Any:

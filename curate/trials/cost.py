@@ -17,11 +17,8 @@ from curate import _fs, progress
 from curate.errors import CurateError, UsageError
 from curate.progress import duration
 from curate.trials.arms import BASE
-from curate.trials.history import components_before
-from curate.trials.judging import power_facts
 from curate.trials.plan import Run, Trial
 from curate.trials.preparation import Preparation
-from curate.trials.statistics import Components, stated_components
 
 PROBE = "probe.json"
 TIMED_STEPS = 3
@@ -62,8 +59,6 @@ class Cost:
     """Of all workers together."""
     probe: Probe
     power: dict[str, Any]
-    assumed: str
-    """Where the variances behind `power` come from."""
     notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +86,7 @@ def quote_trial(preparation: Preparation) -> Cost:
         seconds=_seconds(todo, probe, preparation.jobs, sum(len(items) for _, items in preparation.tasks)),
         memory_bytes=probe.memory_bytes * min(preparation.jobs, max(1, len(todo))),
         probe=probe,
-        **_power(preparation),
+        power=preparation.power,
         notes=tuple(preparation.notes),
     )
 
@@ -104,19 +99,6 @@ def _seconds(runs: Sequence[Run], probe: Probe, jobs: int, items: int) -> float:
         at = free.index(min(free))
         free[at] += probe.load_s + run.steps * probe.step_s + asking
     return max(free) if runs else 0.0
-
-
-def _power(preparation: Preparation) -> dict[str, Any]:
-    """What the design can find, by the variances of an earlier trial on this test set, else by stated ones."""
-    _, items = preparation.tasks[0]
-    found = components_before(items.identity)
-    if found is not None:
-        components, trial = Components(**found["components"]), found["trial"]
-        assumed = f"variances of trial {trial} on the same test set"
-    else:
-        components = stated_components(0.5)
-        assumed = "assumed variances (accuracy 50 %, seed standard deviation 1.6 points, the recorded root mean square)"
-    return {"power": power_facts(components, seeds=len(preparation.seeds), items=len(items)), "assumed": assumed}
 
 
 def within_budget(preparation: Preparation, cost: Cost, budget_s: float) -> tuple[Preparation, Cost]:

@@ -1,6 +1,5 @@
 """From stored answers to scores, contrasts and the verdict. Needs no model: a finished trial can be judged again in seconds."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,13 +15,14 @@ from curate.trials.arms import BASE, CURATED
 from curate.trials.evaluation import load_choices, load_generations
 from curate.trials.history import judged_before, remember
 from curate.trials.plan import RESULT, Run, Trial
-from curate.trials.statistics import Components, Contrast, contrast, detectable, seeds_needed
+from curate.trials.power import power_facts
+from curate.trials.statistics import Contrast, contrast
 from curate.trials.tasks import Items, Outcome, Task, aggregate, score, score_choices
 from curate.trials.verdict import Verdict, combine, judge, judge_others
 
 REPORT = "trial.json"
-EFFECTS = (0.02, 0.03, 0.05)
-"""Differences for which the seeds needed are told."""
+TOLD = ("recipe", "model", "protocol", "learning_rate", "power_stated", "overlaps", "limits", "notices")
+"""Facts that stand in the report under their own names."""
 COMMAND_TASK = "eval-command"
 
 
@@ -197,7 +197,7 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
             "format": _fs.FORMAT,
             "trial": trial.plan.hash,
             "facts": dict(facts),
-            **{name: facts[name] for name in ("recipe", "model", "protocol", "learning_rate", "overlaps", "limits", "notices")},
+            **{name: facts[name] for name in TOLD},
             "verdict": {
                 "word": verdict.word,
                 "sentence": verdict.sentence,
@@ -211,7 +211,9 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
             "arms": [_arm(judging, arm) for arm in judging.arms],
             "scores": [_scores(judging, arm, name) for arm in judging.arms for name in judging.task_names],
             "curves": _curves(judging, task),
-            "power": power_facts(primary.components, seeds=len(trial.plan.seeds), items=primary.items),
+            "power": power_facts(
+                primary.components, seeds=len(trial.plan.seeds), items=primary.items, source="the variances of this trial"
+            ),
             "judged_before": before,
             "plan": asdict(trial.plan),
         }
@@ -330,15 +332,3 @@ def _curves(judging: Judging, task: str) -> list[dict[str, Any]]:
             by_seed = judging.scores(arm, task).strict.mean(axis=1).tolist()
             found.append({"curve": kind, "share": float(share), "by_seed": by_seed})
     return found
-
-
-def power_facts(components: Components, *, seeds: int, items: int) -> dict[str, Any]:
-    """What can be found with 80 % power, and what finding less would take."""
-    smallest = detectable(components, seeds=seeds, items=items)
-    return {
-        "seeds": seeds,
-        "items": items,
-        "detectable": smallest if math.isfinite(smallest) else None,
-        "seeds_needed": {f"{effect:g}": seeds_needed(components, items=items, effect=effect) for effect in EFFECTS},
-        "components": asdict(components),
-    }

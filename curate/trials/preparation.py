@@ -27,6 +27,7 @@ from curate.rows import RowStore
 from curate.trials.arms import BASE, CURATED, ORDERED, SHUFFLED, SYNTHETIC, Arms, Draw, training_sequence
 from curate.trials.plan import Plan, Run, Trial
 from curate.trials.pool import TEST, Overlap, Pool, make_pool, overlap
+from curate.trials.power import power_before
 from curate.trials.tasks import Items, Task, check_machine, load_items, load_task, sample_task
 from curate.trials.worker import PARTS, SEQUENCE
 
@@ -151,6 +152,12 @@ class Preparation:
         if self.request.jobs is not None:
             return self.request.jobs
         return 1 if self.request.processes > 1 or self.plan.threads > 1 else _affordable_jobs(self.likelihood)
+
+    @property
+    def power(self) -> dict[str, Any]:
+        """What the trial is going to be able to find, on its primary task."""
+        _, items = self.tasks[0]
+        return power_before(items.identity, seeds=len(self.seeds), items=len(items))
 
     def pilots(self) -> list[tuple[Run, npt.NDArray[np.int64]]]:
         """Runs that choose the learning rate, on random rows; none where one rate is given."""

@@ -5,13 +5,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from curate import _fs
+from curate import _fs, progress
 from curate.errors import CurateError, InputError, UsageError
 from curate.trials.judging import REPORT, TrialReport, judge_trial
 from curate.trials.plan import RESULT, Run, Trial
+from curate.trials.power import power_sentence
 from curate.trials.preparation import Preparation
 from curate.trials.tasks import load_items, load_task
 from curate.trials.working import make_runs
+
+STATED = "stated.json"
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,22 @@ class TrialResult:
 def run_trial(preparation: Preparation) -> TrialResult:
     """Train and ask every arm under every seed, then judge. Run again after any interruption and it goes on where it stopped."""
     with _fs.run_folder(preparation.out):
+        progress.note(f"trial: {power_sentence(_stated(preparation))}")
         rate = _rate(preparation)
         trial = preparation.commit(preparation.runs(rate))
         make_runs(trial, jobs=preparation.jobs)
         report = judge_trial(trial, preparation.tasks, _facts(preparation, trial, rate))
         report.save(trial.folder)
     return TrialResult(trial.folder, report)
+
+
+def _stated(preparation: Preparation) -> dict[str, Any]:
+    """What the trial can find, as stated before its first step; kept, so that no outcome changes it."""
+    path = preparation.folder / STATED
+    if not path.exists():
+        _fs.make_folder(preparation.folder)
+        _fs.commit_json(path, preparation.power)
+    return _fs.read_json(path)
 
 
 def judge_again(out: Path, recipe: str | None = None) -> TrialResult:
@@ -107,6 +120,7 @@ def _facts(preparation: Preparation, trial: Trial, rate: float) -> dict[str, Any
             {"treated": later, "control": earlier, "steps": preparation.arms.steps_between(earlier, later)}
             for earlier, later in pairwise(chain)
         ],
+        "power_stated": _stated(preparation),
         "margin": preparation.settings.margin,
         "learning_rate": rate,
         "overlaps": [asdict(found) | {"share": found.share} for found in preparation.overlaps],
