@@ -61,12 +61,20 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """Names the trial's folder: another plan is another trial, and nothing is overwritten."""
-        return stable_hash(asdict(self))[:8]
+        return stable_hash(self._without_places())[:8]
+
+    def _without_places(self) -> dict[str, Any]:
+        """The plan without where model and tasks lie: their identities say what they are, a moved folder changes nothing."""
+        found = asdict(self)
+        found["model"] = {name: value for name, value in self.model.items() if name not in ("model", "revision")}
+        for task in found["tasks"]:
+            task["task"] = {name: value for name, value in task["task"].items() if name not in ("data", "revision")}
+        return found
 
     def key_of(self, sequence: Sequence[int], *, steps: int, rate: float, seed: int, is_pilot: bool = False) -> str:
         """The key of a run: arms and seeds of the trial are not in it, so a trial with more of them trains only what is new."""
         others = ("recipe", "annotations", "arms", "seeds", "training")
-        common = {name: value for name, value in asdict(self).items() if name not in others}
+        common = {name: value for name, value in self._without_places().items() if name not in others}
         how = {name: value for name, value in self.training.items() if name not in ("learning_rate", "epochs", "steps")}
         if not steps:  # the model as it is; only one from scratch depends on a seed
             return stable_hash([common, how["method"], how["config"], seed if how["method"] == "from_scratch" else 0])[:12]

@@ -8,13 +8,14 @@ from typing import Any
 from curate import _fs, progress
 from curate.errors import CurateError, InputError, UsageError
 from curate.trials.judging import REPORT, TrialReport, judge_trial
+from curate.trials.picture import draw
 from curate.trials.plan import RESULT, Run, Trial
 from curate.trials.power import power_sentence
 from curate.trials.preparation import Preparation
 from curate.trials.tasks import load_items, load_task
 from curate.trials.working import make_runs
 
-STATED = "stated.json"
+STATED, PICTURE = "stated.json", "trial.svg"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def run_trial(preparation: Preparation) -> TrialResult:
         make_runs(trial, jobs=preparation.jobs)
         report = judge_trial(trial, preparation.tasks, _facts(preparation, trial, rate))
         report.save(trial.folder)
+        draw(report, trial.folder / PICTURE)
     return TrialResult(trial.folder, report)
 
 
@@ -71,6 +73,7 @@ def judge_again(out: Path, recipe: str | None = None) -> TrialResult:
     report = judge_trial(trial, tasks, old.data["facts"])
     with _fs.run_folder(out):
         report.save(folder)
+        draw(report, folder / PICTURE)
     return TrialResult(folder, report)
 
 
