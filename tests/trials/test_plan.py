@@ -19,7 +19,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan_of([answer_task(tmp_path_factory.mktemp("task"))], ["curated", "random", "base"], [0, 1])
 
 
-RUN = Run("curated", 0, 8, 800, 0, 4, 1e-3, "s")
+RUN = Run("curated", 0, rows=8, tokens=800, truncated=0, steps=4, learning_rate=1e-3, key="k")
 CHANGES: Mapping[str, Any] = {
     "recipe": {"name": "y"},
     "model": {"model": "n"},
@@ -34,7 +34,10 @@ CHANGES: Mapping[str, Any] = {
     "processes": 2,
     "eval_command": "run {model}",
     "packages": {"torch": "0"},
+    "parts": "o",
 }
+OF_THE_TRIAL = {"recipe", "annotations", "arms", "seeds"}
+"""What says which runs are made, and nothing of how one comes out."""
 
 
 def test_every_part_of_a_plan_is_changed_below() -> None:
@@ -65,30 +68,57 @@ def test_a_folder_without_a_plan_is_no_trial(tmp_path: Path) -> None:
         Trial.open(tmp_path)
 
 
-@pytest.mark.parametrize("changed", [{"sequence": "t"}, {"steps": 5}, {"learning_rate": 2e-3}, {"seed": 1}, {"is_pilot": True}])
-def test_a_run_that_can_come_out_otherwise_has_another_key(changed: dict[str, Any]) -> None:
-    assert replace(RUN, **changed).key != RUN.key
+def key(plan: Plan, **changed: Any) -> str:
+    return plan.key_of(**{"sequence": [3, 1, 2], "steps": 4, "rate": 1e-3, "seed": 0, **changed})
 
 
-def test_arms_with_the_same_rows_share_a_run() -> None:
-    assert replace(RUN, arm="longest", tokens=1).key == RUN.key
+@pytest.mark.parametrize(
+    "changed", [{"sequence": [1, 2, 3]}, {"steps": 5}, {"rate": 2e-3}, {"seed": 1}, {"is_pilot": True}, {"steps": 0}]
+)
+def test_a_run_that_can_come_out_otherwise_has_another_key(plan: Plan, changed: dict[str, Any]) -> None:
+    assert key(plan, **changed) != key(plan) == key(plan)
 
 
-def test_the_untrained_model_is_one_run() -> None:
-    assert {replace(RUN, arm="base", steps=0, seed=seed, sequence=str(seed)).folder for seed in range(3)} == {"base"}
+@pytest.mark.parametrize("part", sorted(CHANGES.keys() - OF_THE_TRIAL - {"training"}))
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_run_under_other_conditions_has_another_key(plan: Plan, part: str, steps: int) -> None:
+    assert key(replace(plan, **{part: CHANGES[part]}), steps=steps) != key(plan, steps=steps)
 
 
-@pytest.mark.parametrize("arm", ["source:a/../b c", "source:" + "x" * 300, "rate:0.0002", "ordered@0.1", "source:é\n"])
-def test_a_runs_folder_is_a_plain_name(arm: str) -> None:
-    name = replace(RUN, arm=arm).folder
-    assert "/" not in name
-    assert name.isascii()
-    assert name.isprintable()
-    assert len(name) < 64
+@pytest.mark.parametrize("part", sorted(OF_THE_TRIAL))
+def test_a_trial_with_more_seeds_or_arms_has_the_same_runs(plan: Plan, part: str) -> None:
+    assert key(replace(plan, **{part: CHANGES[part]})) == key(plan)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rank": 2}, {"method": "full"}, {"batch": 8}, {"schedule": "linear"}, {"precision": "float32"}]
+)
+def test_a_run_that_is_trained_otherwise_has_another_key(plan: Plan, changed: dict[str, Any]) -> None:
+    assert key(replace(plan, training={**plan.training, **changed})) != key(plan)
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": [1e-3, 2e-3]}, {"steps": None, "epochs": 2.0}])
+def test_how_steps_and_rate_were_come_by_does_not_matter(plan: Plan, changed: dict[str, Any]) -> None:
+    assert key(replace(plan, training={**plan.training, **changed})) == key(plan)
+
+
+def test_the_untrained_model_is_one_run_but_from_scratch_one_per_seed(plan: Plan) -> None:
+    assert len({key(plan, steps=0, seed=seed, rate=rate, sequence=[]) for seed in range(3) for rate in (0.0, 0.1)}) == 1
+    from_scratch = replace(plan, training={**plan.training, "method": "from_scratch"})
+    assert len({key(from_scratch, steps=0, seed=seed) for seed in range(3)}) == 3
+
+
+def test_the_untrained_model_is_asked_once_however_others_are_trained(plan: Plan) -> None:
+    assert key(replace(plan, training={**plan.training, "rank": 2, "batch": 8}), steps=0) == key(plan, steps=0)
+
+
+def test_trials_of_one_run_folder_share_their_runs(plan: Plan, tmp_path: Path) -> None:
+    one, other = (Trial(tmp_path / "out" / "trial" / name, plan, [RUN]) for name in ("x-1", "y-2"))
+    assert one.path(RUN) == other.path(RUN) == tmp_path / "out" / "trial" / "runs" / "k"
 
 
 def test_what_is_done_is_not_made_again_and_one_key_is_made_once(plan: Plan, tmp_path: Path) -> None:
-    twin, other = replace(RUN, arm="longest"), replace(RUN, seed=1)
+    twin, other = replace(RUN, arm="longest"), replace(RUN, seed=1, key="l")
     trial = Trial(tmp_path / "x", plan, [other, RUN, twin])
     assert {run.key for run in trial.unfinished()} == {RUN.key, other.key}
     assert len(trial.unfinished()) == 2
@@ -98,5 +128,5 @@ def test_what_is_done_is_not_made_again_and_one_key_is_made_once(plan: Plan, tmp
 
 
 def test_runs_are_made_in_the_order_given(plan: Plan, tmp_path: Path) -> None:
-    runs = [replace(RUN, seed=seed) for seed in (3, 1, 2)]
+    runs = [replace(RUN, key=key) for key in "cab"]
     assert Trial(tmp_path / "x", plan, runs).unfinished() == runs

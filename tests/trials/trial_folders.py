@@ -165,6 +165,7 @@ def plan_of(tasks: Sequence[tuple[Task, Items]], arms: Sequence[str], seeds: Seq
         processes=1,
         eval_command=None,
         packages={},
+        parts="p",
     )
     return replace(plan, **changed)
 
@@ -172,7 +173,7 @@ def plan_of(tasks: Sequence[tuple[Task, Items]], arms: Sequence[str], seeds: Seq
 def runs_of(arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     """A run per arm and seed; one of `base`."""
     return [
-        Run(arm, seed, 8, 800, 0, 0 if arm == "base" else 4, 1e-3, f"{arm}-{seed}")
+        Run(arm, seed, rows=8, tokens=800, truncated=0, steps=0 if arm == "base" else 4, learning_rate=1e-3, key=f"{arm}-{seed}")
         for arm in arms
         for seed in (seeds[:1] if arm == "base" else seeds)
     ]
