@@ -27,7 +27,7 @@ class ItemIndex:
     owners: npt.NDArray[np.int64]
     widths: Sequence[int]
     """Words of the n-grams: `n`, and the length of every shorter item."""
-    short: dict[tuple[str, ...], int]
+    short: dict[tuple[str, ...], list[int]]
     """Items of fewer than four words."""
 
     @classmethod
@@ -35,12 +35,12 @@ class ItemIndex:
         """The index of (name, text) pairs, by n-grams of `n` words. There must be at least one."""
         names: list[str] = []
         grams: list[npt.NDArray[np.uint64]] = []
-        short: dict[tuple[str, ...], int] = {}
+        short: dict[tuple[str, ...], list[int]] = {}
         widths = {n}
         for name, text in items:
             words = words_of(text)
             if len(words) < FEWEST_WORDS:
-                short.setdefault(tuple(words), len(names))
+                short.setdefault(tuple(words), []).append(len(names))
                 grams.append(np.array([], dtype=np.uint64))
             else:
                 widths.add(min(n, len(words)))
@@ -58,7 +58,7 @@ class ItemIndex:
     def overlaps(self, prompt: str, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Items of which anything stands in `texts`, with the share; one of few words has to be the whole `prompt`."""
         if prompt.strip() and (same := self.short.get(tuple(words_of(prompt)))) is not None:
-            return np.array([same]), np.array([1.0])
+            return np.array(same), np.ones(len(same))
         mine = [shingles(text, width) for text in texts if text.strip() for width in self.widths]
         grams = np.unique(np.concatenate([np.array([], dtype=np.uint64), *mine]))
         first = np.searchsorted(self.grams, grams, side="left")

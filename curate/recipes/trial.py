@@ -15,6 +15,7 @@ ARMS = ("random-clean", "random", "full", "full-epochs", "base", "longest", "rev
 _NAMED_ARM = re.compile(r"source:.+|after:[1-9][0-9]?")
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Part = Annotated[float, Strict(), Field(ge=0, lt=1, allow_inf_nan=False)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))]
@@ -32,7 +33,7 @@ class Training(TrialModel):
     method: Literal["lora", "full", "from_scratch"] = "lora"
     """`from_scratch` trains a randomly initialised model of `config`, all weights."""
     rank: Count = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Positive = 32
     dropout: Part = 0.0
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that LoRA adapts."""
@@ -46,7 +47,7 @@ class Training(TrialModel):
     """Rows per optimiser step, over all devices."""
     micro_batch: Count | None = None
     """Rows per forward pass and device; default: the batch on a CPU, 8 on a GPU. Gradients are accumulated to `batch`."""
-    epochs: Annotated[float, Field(gt=0)] | None = 3.0
+    epochs: Positive | None = 3.0
     steps: Count | None = None
     """Optimiser steps, in place of epochs. All arms take those of the curated one, but for `full-epochs`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -142,6 +143,10 @@ class TrialSettings(TrialModel):
         for arm in (self.primary, *self.against):
             if arm not in known_arms() and not _NAMED_ARM.fullmatch(arm):
                 raise ValueError(f"unknown arm {arm!r}; {near_miss(arm, [*known_arms(), 'source:NAME', 'after:N'])}")
+        if self.protocol == "progressive" and 0 in self.shares:
+            raise ValueError("`shares` of a progressive trial must be above 0: nothing can be trained on no rows")
+        if self.protocol == "mix" and len(self.shares) == 1:
+            raise ValueError("`shares` of a mix must be two at least: the first and the last are what is compared")
         if self.primary == "base":
             raise ValueError("`primary: base` would compare training with none; name another arm, `base` belongs in `against`")
         return self

@@ -27,6 +27,12 @@ CLOSE = 0.002
 SWEEPS = 20
 
 
+def share_of(arm: str) -> tuple[str, float] | None:
+    """Kind and share of an arm such as `ordered@0.1`; None for others (`source:me@home` is one)."""
+    kind, _, share = arm.partition("@")
+    return (kind, float(share)) if kind in (ORDERED, SHUFFLED, SYNTHETIC) and share else None
+
+
 @dataclass(frozen=True)
 class Draw:
     """The rows of one arm under one seed."""
@@ -67,9 +73,8 @@ class Arms:
 
     @cached_property
     def choosing(self) -> int:
-        """Index of the last step that is no `order`: what `random-clean` replaces by chance."""
-        steps = self.recipe.steps
-        return max((at for at, step in enumerate(steps) if not isinstance(step, Order)), default=0)
+        """Index of the last step that rejected training rows: what `random-clean` replaces by chance."""
+        return max((at for at, result in enumerate(self.selection.steps) if result.rejected), default=0)
 
     def canonical(self, arm: str) -> str:
         """One name per set of rows: `random` is `after:0`; `random-clean` is what stands before the last step that chooses.
@@ -112,17 +117,17 @@ class Arms:
         if arm == CURATED:
             ordered = any(isinstance(step, Order) for step in self.recipe.steps)
             return Draw(arm, seed, self.selection.order if ordered else self.curated, ordered)
-        if "@" in arm:
+        if share_of(arm) is not None:
             return Draw(arm, seed, np.sort(self._shared(arm, seed)))
         return Draw(arm, seed, np.sort(self._rows(self.canonical(arm), seed)))
 
     def _shared(self, arm: str, seed: int) -> Ints:
         """Rows of the arms of a protocol with shares."""
-        kind, _, share = arm.partition("@")
+        kind, share = share_of(arm) or (arm, 1.0)
         if kind == SYNTHETIC:
-            return self._mixture(float(share), seed)
+            return self._mixture(share, seed)
         rows = self.ordered if kind == ORDERED else self.curated[np.argsort(random_keys(self.curated, seed), kind="stable")]
-        return rows[: max(1, round(float(share) * len(rows)))]
+        return rows[: max(1, round(share * len(rows)))]
 
     @cached_property
     def ordered(self) -> Ints:
@@ -133,8 +138,9 @@ class Arms:
             raise RecipeError(
                 f"{self.recipe.name}: `protocol: progressive` needs an order; add an `order` step, or one that ranks"
             )
-        keys = -self._reversed_keys()
-        return self.curated[np.lexsort((self.curated, keys[self.curated]))]
+        worst_first = self._reversed_keys()[self.curated]
+        best_first = np.where(np.isinf(worst_first), np.inf, -worst_first)  # rows without a score come last here too
+        return self.curated[np.lexsort((self.curated, best_first))]
 
     def _mixture(self, share: float, seed: int) -> Ints:
         """Kept rows of which this share is synthetic: as many in all, whatever the share, as the smaller kind has."""
@@ -277,8 +283,10 @@ def _by_length(groups: Ints, tokens: Ints) -> Ints:
     sizes = np.bincount(groups)
     order = np.lexsort((tokens, groups))
     starts = np.searchsorted(groups[order], groups[order], side="left")
+    is_longer = np.r_[True, (np.diff(tokens[order]) > 0) | (np.diff(groups[order]) > 0)][: len(order)]
+    shorter = np.flatnonzero(is_longer)[np.cumsum(is_longer) - 1]  # where rows of this length begin: equal ones share a tenth
     place = np.empty(len(groups), dtype=np.int64)
-    place[order] = np.arange(len(groups)) - starts
+    place[order] = shorter - starts
     tenth = np.where(sizes[groups] >= LARGE_GROUP, place * 10 // sizes[groups], 0)
     _, cells = np.unique(groups * 10 + tenth, return_inverse=True)
     return cells

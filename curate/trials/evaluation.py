@@ -171,10 +171,15 @@ class EvalCommand:
         out = folder / "eval-command.jsonl"
         given = {"base": base, "adapter": str(adapter or ""), "model": str(model or base), "out": str(out)}
         out.unlink(missing_ok=True)
-        words = [_filled(word, given) for word in shlex.split(self.command)]
+        try:
+            words = [_filled(word, given) for word in shlex.split(self.command)]
+        except ValueError as error:
+            raise UsageError(f"--eval-command: cannot be read: {error}") from error
+        if not words:
+            raise UsageError("--eval-command: is empty")
         environment = {**os.environ, **{f"CURATE_{name.upper()}": value for name, value in given.items()}}
         try:
-            done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  (the user's own)
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603  (the user's own)
         except OSError as error:
             raise UsageError(f"--eval-command {words[0]}: does not start ({error})") from error
         if done.returncode:
@@ -200,7 +205,7 @@ def read_item_scores(path: Path) -> dict[str, float]:
         try:
             record = json.loads(line)
             name, score = str(record["item"]), float(record["score"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UsageError(f'{path}: line {number} is not {{"item": ..., "score": ...}}') from error
         if not 0 <= score <= 1:
             raise UsageError(f"{path}: line {number}: score {score:g} is not in [0, 1]")

@@ -11,7 +11,7 @@ import numpy as np
 from curate import _fs, progress
 from curate.errors import IntegrityError
 from curate.selection.frame import Floats
-from curate.trials.arms import BASE, CURATED
+from curate.trials.arms import BASE, CURATED, share_of
 from curate.trials.evaluation import load_choices, load_generations
 from curate.trials.history import judged_before, remember
 from curate.trials.plan import RESULT, Run, Trial
@@ -88,7 +88,9 @@ class Judging:
     def scores(self, arm: str, task: str) -> Scores:
         """Scores of an arm, or of a group of arms (`ordered`): then the mean over its shares."""
         if (arm, task) not in self._scores:
-            members = [name for name in self.arms if name == arm] or [name for name in self.arms if name.startswith(f"{arm}@")]
+            members = [name for name in self.arms if name == arm] or [
+                name for name in self.arms if (share_of(name) or ("",))[0] == arm
+            ]
             found = [self._of_arm(name, task) for name in members]
             self._scores[arm, task] = found[0] if len(found) == 1 else _mean_of(found)
         return self._scores[arm, task]
@@ -327,8 +329,8 @@ def _curves(judging: Judging, task: str) -> list[dict[str, Any]]:
     """Score by share, for the protocols that have shares."""
     found = []
     for arm in judging.arms:
-        kind, _, share = arm.partition("@")
-        if share:
+        point = share_of(arm)
+        if point is not None:
             by_seed = judging.scores(arm, task).strict.mean(axis=1).tolist()
-            found.append({"curve": kind, "share": float(share), "by_seed": by_seed})
+            found.append({"curve": point[0], "share": point[1], "by_seed": by_seed})
     return found

@@ -67,6 +67,7 @@ class Plan:
         """The plan without where model and tasks lie: their identities say what they are, a moved folder changes nothing."""
         found = asdict(self)
         found["model"] = {name: value for name, value in self.model.items() if name not in ("model", "revision")}
+        found["recipe"]["trial"].pop("tasks", None)
         for task in found["tasks"]:
             task["task"] = {name: value for name, value in task["task"].items() if name not in ("data", "revision")}
         return found

@@ -72,27 +72,60 @@ def hold_out(rows: RowStore, *, validation: float, test: float) -> npt.NDArray[n
     """
     from curate.diversity.near_duplicates import near_duplicates
 
-    first: dict[str, int] = {}
-    prompt_of = np.zeros(rows.count, dtype=np.int64)  # number of the row's prompt, by first appearance
+    number: dict[str, int] = {}
+    """Of each different prompt, by hash, in order of appearance."""
+    asked = np.zeros(rows.count, dtype=np.int64)  # the row's prompt
     texts: list[tuple[int, tuple[str]]] = []
+    together = _Sets()
+    of_group: dict[str, int] = {}
     for example in _with_progress(rows):
-        key = example.prompt_key
-        if key not in first:
-            first[key] = len(first)
-            texts.append((first[key], (example.prompt_text[:100_000],)))
-        prompt_of[example.row] = first[key]
-    leaders = {number: match.leader for number, match in near_duplicates(texts, n=3, threshold=NEAR, permutations=128, seed=1)}
-    keys = list(first)
-    dealt = sorted(set(leaders.values()), key=lambda leader: stable_hash(["trial", keys[leader]]))
+        key = stable_hash(example.prompt)
+        if key not in number:
+            number[key] = len(number)
+            texts.append((number[key], (example.prompt_text[:100_000],)))
+        asked[example.row] = number[key]
+        # A mapped group may hold several prompts, and a prompt may stand in several groups.
+        together.join(number[key], of_group.setdefault(example.prompt_key, number[key]))
+    for prompt, match in near_duplicates(texts, n=3, threshold=NEAR, permutations=128, seed=1):
+        together.join(prompt, match.leader)
+    part_of = _dealt({together.find(at): [] for at in number.values()}, number, together, validation=validation, test=test)
+    return np.array([part_of[together.find(at)] for at in range(len(number))], dtype=np.int8)[asked]
+
+
+def _dealt(
+    members: dict[int, list[str]], number: dict[str, int], together: "_Sets", *, validation: float, test: float
+) -> dict[int, int]:
+    """The part of every set of prompts, in the order of the least hash in it."""
+    for key, at in number.items():
+        members[together.find(at)].append(stable_hash(["trial", key]))
+    dealt = sorted(members, key=lambda leader: min(members[leader]))
     counts = [round(share * len(dealt)) for share in (test, validation)]
     for name, share, count in zip(("test", "validation"), (test, validation), counts, strict=True):
         if share and not count:
             raise InputError(f"trial: {share:.0%} of {len(dealt)} different prompts is none for {name}; ask for a larger share")
     if sum(counts) >= len(dealt):
         raise InputError(f"trial: of {len(dealt)} different prompts none is left to train on; hold out less")
-    part_of = dict.fromkeys(dealt[: counts[0]], TEST) | dict.fromkeys(dealt[counts[0] : sum(counts)], VALIDATION)
-    by_prompt = np.array([part_of.get(leaders[number], TRAIN) for number in range(len(keys))], dtype=np.int8)
-    return by_prompt[prompt_of]
+    parts = [TEST] * counts[0] + [VALIDATION] * counts[1] + [TRAIN] * (len(dealt) - sum(counts))
+    return dict(zip(dealt, parts, strict=True))
+
+
+class _Sets:
+    """Disjoint sets of numbers; each set is named after its least member."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+
+    def find(self, at: int) -> int:
+        """The name of a number's set."""
+        while (above := self._parent.get(at, at)) != at:
+            self._parent[at] = self._parent.get(above, above)
+            at = above
+        return at
+
+    def join(self, one: int, other: int) -> None:
+        """Make two sets one."""
+        first, second = sorted((self.find(one), self.find(other)))
+        self._parent[second] = first
 
 
 def _with_progress(rows: RowStore) -> Iterator[Example]:
@@ -149,9 +182,9 @@ def overlap(pool: Pool, task: str, prompts: Sequence[str]) -> Overlap:
             if pool.part[example.row] != TRAIN:
                 continue
             # Rows of one prompt share it: it is looked up once, the completions each.
-            prompt = example.prompt_text[:100_000] if example.prompt_key not in seen else ""
-            seen.add(example.prompt_key)
-            _note(best, index, prompt, example)
+            prompt = example.prompt_text[:100_000]
+            _note(best, index, prompt if prompt not in seen else "", example)
+            seen.add(prompt)
     found = sorted(best.items())
     shown = tuple((prompts[item][:200], row, share) for item, (share, row) in found[:5])
     return Overlap(task, len(prompts), len(found), shown)

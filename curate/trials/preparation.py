@@ -24,7 +24,7 @@ from curate.recipes import Recipe, load_recipe
 from curate.recipes.schema import TARGET
 from curate.recipes.trial import TrialSettings
 from curate.rows import RowStore
-from curate.trials.arms import BASE, CURATED, ORDERED, SHUFFLED, SYNTHETIC, Arms, Draw, training_sequence
+from curate.trials.arms import BASE, CURATED, ORDERED, SHUFFLED, SYNTHETIC, Arms, Draw, share_of, training_sequence
 from curate.trials.plan import Plan, Run, Trial
 from curate.trials.pool import TEST, Overlap, Pool, make_pool, overlap
 from curate.trials.power import power_before
@@ -111,9 +111,9 @@ class Preparation:
 
     def steps_of(self, draw: Draw) -> int:
         """Optimiser steps of one arm."""
-        kind, _, share = draw.arm.partition("@")
-        if kind in (ORDERED, SHUFFLED) and share:
-            return max(1, round(self.steps * float(share)))
+        point = share_of(draw.arm)
+        if point is not None and point[0] != SYNTHETIC:
+            return max(1, round(self.steps * point[1]))
         if draw.arm == "full-epochs":
             return max(1, math.ceil(self.steps * len(draw.rows) / max(1, len(self.arms.curated))))
         return self.steps
@@ -212,7 +212,10 @@ class Preparation:
         """What makes arms differ beside what was chosen."""
         found = list(self.notes)
         first, second = self.primary
-        tokens = {name: [run.tokens for run in runs if _group(run.arm) == name or run.arm == name] for name in (first, second)}
+        tokens = {
+            name: [run.tokens for run in runs if run.arm == name or (share_of(run.arm) or ("",))[0] == name]
+            for name in (first, second)
+        }
         if tokens[first] and tokens[second]:
             gap = sum(tokens[first]) / sum(tokens[second]) * len(tokens[second]) / len(tokens[first]) - 1
             if abs(gap) > UNEVEN_TOKENS:
@@ -227,10 +230,6 @@ class Preparation:
             told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.pool.unusable.items()))
             found.append(f"training rows without a token to train on, in no arm: {told}")
         return found
-
-
-def _group(arm: str) -> str:
-    return arm.partition("@")[0]
 
 
 def _save(path: Path, values: npt.NDArray[Any]) -> None:
