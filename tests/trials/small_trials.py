@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workshop import some_rows, write_rows
+from workshop import Outcome, some_rows, write_rows
 
 import curate
 from curate.examples import Example
@@ -80,18 +82,25 @@ def recipe(folder: Path, **changed: Any) -> Any:
     return load_recipe(recipe_file(folder, **changed))
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    """`result.json` of every run of a trial, by the name of its folder."""
-    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("runs/*/result.json"))}
+def run_paths(folder: Path) -> dict[str, Path]:
+    """Where the runs of a trial lie, by arm and seed."""
+    trial = Trial.open(folder)
+    return {f"{run.arm}/{run.seed}": trial.path(run) for run in trial.runs}
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """`result.json` of every run of a trial, by arm and seed."""
+    return {name: json.loads((path / "result.json").read_bytes()) for name, path in run_paths(folder).items()}
 
 
 def answers(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
-    """Every stored answer of a trial, by run and task."""
+    """Every stored answer of a trial, by arm, seed and task."""
     import pyarrow.parquet as pq
 
     return {
-        f"{path.parent.name}/{path.stem}": pq.read_table(path).to_pylist()
-        for path in sorted(folder.glob("runs/*/task-*.parquet"))
+        f"{name}/{path.stem}": pq.read_table(path).to_pylist()
+        for name, run in run_paths(folder).items()
+        for path in sorted(run.glob("task-*.parquet"))
     }
 
 
@@ -102,6 +111,24 @@ def numbers(report: Mapping[str, Any]) -> dict[str, Any]:
     found["arms"] = [{key: value for key, value in arm.items() if key != "train_seconds"} for arm in report["arms"]]
     found["verdict"] = {name: report["verdict"][name] for name in ("word", "sentence")}
     return found
+
+
+def begin(*arguments: str | Path, state: Path) -> "subprocess.Popen[str]":
+    """`curate` in a process and a process group of its own, its history of trials in `state`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "curate.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_STATE_HOME": str(state)},
+    )
+
+
+def ended(process: "subprocess.Popen[str]", *, timeout_s: float = 240) -> Outcome:
+    """Wait for it."""
+    out, err = process.communicate(timeout=timeout_s)
+    return Outcome(process.returncode, out, err)
 
 
 def processes_about(text: str | Path) -> dict[int, str]:
@@ -120,11 +147,12 @@ def processes_about(text: str | Path) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Any, *, timeout_s: float = 90) -> Any:
-    """What `condition()` returns once that is true. Fails when time is up."""
+def wait_for(condition: Any, *, process: "subprocess.Popen[str] | None" = None, timeout_s: float = 120) -> Any:
+    """What `condition()` returns once that is true. Fails when time is up, or the process that should bring it about ends."""
     end = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come to pass in time"
+        assert process is None or process.poll() is None, ended(process)
         time.sleep(0.05)
     return found
 
