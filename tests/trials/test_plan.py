@@ -21,8 +21,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 RUN = Run("curated", 0, rows=8, tokens=800, truncated=0, steps=4, learning_rate=1e-3, key="k")
 CHANGES: Mapping[str, Any] = {
-    "recipe": {"name": "y"},
-    "model": {"model": "n"},
+    "recipe": {"name": "y", "trial": {}},
+    "model": {"model": "m", "max_length": 9},
     "model_identity": {"weights": "v"},
     "rows": "q",
     "annotations": {"given": "given-1"},
@@ -47,6 +47,26 @@ def test_every_part_of_a_plan_is_changed_below() -> None:
 @pytest.mark.parametrize("part", CHANGES)
 def test_another_plan_is_another_trial(plan: Plan, part: str) -> None:
     assert replace(plan, **{part: CHANGES[part]}).hash != plan.hash
+
+
+MOVED: Mapping[str, Any] = {
+    "model": {"model": "elsewhere", "revision": "r"},
+    "recipe": {"name": "x", "trial": {"tasks": ["elsewhere.yaml"]}},
+}
+
+
+@pytest.mark.parametrize("part", MOVED)
+def test_where_model_and_tasks_lie_does_not_matter(plan: Plan, part: str) -> None:
+    moved = replace(plan, **{part: MOVED[part]})
+    assert (moved.hash, key(moved)) == (plan.hash, key(plan))
+
+
+def test_a_task_may_move_but_not_change(plan: Plan) -> None:
+    (task,) = plan.tasks
+    moved = {**task, "task": {**task["task"], "data": "/elsewhere"}}
+    longer = {**task, "task": {**task["task"], "max_new_tokens": 9}}
+    assert replace(plan, tasks=[moved]).hash == plan.hash
+    assert replace(plan, tasks=[longer]).hash != plan.hash != replace(plan, tasks=[{**task, "identity": "other"}]).hash
 
 
 def test_equal_plans_are_one_trial(plan: Plan) -> None:

@@ -21,6 +21,7 @@ KEEP = "keep: {field: given.value, highest: 50%}"
 @pytest.fixture(autouse=True)
 def _own_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # many small files, and no power is lost here
 
 
 @pytest.fixture(scope="module")

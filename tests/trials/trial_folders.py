@@ -145,14 +145,14 @@ def answer_task(folder: Path, count: int = 10, name: str = "sums") -> tuple[Task
     return task, load_items(task)
 
 
-STRICT, LENIENT, WRONG, NONE = "Final Answer: {}", "It is {}.", "Final Answer: no{}no", ""
+STRICT, LENIENT, WRONG, NONE = "Final Answer: {}", "It is {}.", "Final Answer: -7", ""
 """What a model wrote: right to the letter, right to a person, wrong, nothing."""
 
 
 def plan_of(tasks: Sequence[tuple[Task, Items]], arms: Sequence[str], seeds: Sequence[int], **changed: Any) -> Plan:
     """A plan for tasks, with everything else small."""
     plan = Plan(
-        recipe={"name": "x"},
+        recipe={"name": "x", "trial": {}},
         model={"model": "m"},
         model_identity={"weights": "w"},
         rows="r",
@@ -198,9 +198,10 @@ def answered_trial(
     seeds = range(max(map(len, right.values())))
     made = plan_of(tasks, list(right), seeds, eval_command=None if command is None else "none", **plan)
     trial = Trial(out / "trial" / f"x-{made.hash}", made, runs_of(list(right), seeds))
-    trial.save()
+    with _fs.run_folder(out):
+        trial.save()
     for run in trial.runs:
-        trial.path(run).mkdir(parents=True)
+        trial.path(run).mkdir(parents=True, exist_ok=True)
         for task, items in tasks:
             few = right[run.arm][run.seed]
             save_answers(trial, run, task, items, lambda item, few=few: wording if item < few else WRONG)  # type: ignore[misc]
@@ -225,6 +226,7 @@ def facts_of(primary: tuple[str, str] = ("curated", "random"), **changed: Any) -
         "steps_between": [],
         "margin": 0.01,
         "learning_rate": 1e-3,
+        "power_stated": {},
         "overlaps": [],
         "limits": [],
         "notices": [],
