@@ -282,7 +282,7 @@ def prepare(
     for found in overlaps:
         if found.share > settings.overlap:
             raise InputError(_leak(found, settings.overlap))
-    arms = Arms(annotations, chosen, pool, model=None if model is None else str(model.get("model")), human=settings.human)
+    arms = Arms(annotations, chosen, pool, model=(model or {}).get("model"), human=settings.human)
     preparation = Preparation(out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps)
     _check_arms(preparation)
     return preparation
@@ -384,7 +384,7 @@ def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
     for example in rows:
         marks.update({mark for mark in MARKS if mark in example.completion})
         if pool.part[example.row] == TEST and example.prompt_key not in records and (example.gold or example.tests):
-            record = {"prompt": list(example.prompt), "gold": example.gold, "tests": example.tests, **dict(example.extra)}
+            record = {**example.extra, "prompt": list(example.prompt), "gold": example.gold, "tests": example.tests}
             records[example.prompt_key] = {key: value for key, value in record.items() if value is not None}
     if not records:
         raise InputError("trial: no held-out prompt has a gold answer or tests; raise `trial: test` or name a task with --task")
