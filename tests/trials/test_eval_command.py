@@ -68,14 +68,12 @@ def test_a_command_that_does_not_start_is_told(tmp_path: Path) -> None:
         run(tmp_path, "nowhere-to-be-found --x")
 
 
-@pytest.mark.xfail(strict=True, reason="a quote that is not closed, or no word at all, escapes as a traceback")
 @pytest.mark.parametrize("command", ["run 'it", ""])
 def test_a_command_that_cannot_be_read_is_told(tmp_path: Path, command: str) -> None:
     with pytest.raises(UsageError):
         run(tmp_path, command)
 
 
-@pytest.mark.xfail(strict=True, reason="output that is no UTF-8 escapes as a UnicodeDecodeError")
 def test_what_a_command_prints_need_not_be_utf8(tmp_path: Path) -> None:
     code = "import os, sys; sys.stderr.buffer.write(b'caf\\xe9'); " + WRITES
     assert run(tmp_path, python(code)) == {"1": 0.5}
@@ -110,7 +108,6 @@ def test_a_score_outside_zero_and_one_is_named(results: Path, score: str) -> Non
         read_item_scores(results)
 
 
-@pytest.mark.xfail(strict=True, reason="a number that no float can hold escapes as an OverflowError")
 def test_a_score_of_hundreds_of_digits_is_named(results: Path) -> None:
     results.write_text(f'{GOOD}{{"item": "b", "score": 1{"0" * 400}}}\n')
     with pytest.raises(UsageError, match="line 2"):

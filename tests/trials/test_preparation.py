@@ -117,11 +117,11 @@ def test_a_recipe_that_keeps_everything_has_nothing_to_judge(out: Path) -> None:
         prepared(out, {"keep": {"field": "given.value", "highest": "100%"}})
 
 
-@pytest.mark.xfail(strict=True, reason="curated is compared with the same rows where the choosing step rejects none")
-def test_a_primary_control_of_the_curated_rows_themselves_is_an_error(out: Path) -> None:
+def test_a_last_step_that_keeps_everything_is_not_what_is_judged(out: Path) -> None:
     keep = {"keep": {"field": "given.value", "highest": "100%"}}
-    with pytest.raises(RecipeError, match="there is nothing to"):
-        prepared(out, {"drop": {"field": "given.value", "above": 90}}, keep, primary="random-clean")
+    found = prepared(out, {"drop": {"field": "given.value", "above": 90}}, keep, primary="random-clean")
+    assert found.primary == ("curated", "random")
+    assert found.arms.draw("random", 0).rows.tolist() != found.arms.curated.tolist()
 
 
 def test_a_recipe_that_keeps_one_row_is_an_error(out: Path) -> None:
@@ -138,7 +138,6 @@ def test_held_out_prompts_with_gold_are_the_task_where_none_is_named(out: Path) 
     assert not trained_on & {item.question for item in items}
 
 
-@pytest.mark.xfail(strict=True, reason="a user's column called prompt or gold takes the place of the question or its answer")
 @pytest.mark.parametrize("column", ["prompt", "gold"])
 def test_a_users_column_does_not_change_the_held_out_questions(tmp_path: Path, column: str) -> None:
     from curate.annotations import annotate
@@ -233,7 +232,6 @@ def test_the_model_whose_scores_rank_is_the_one_to_train(tmp_path: Path) -> None
     assert (found.likelihood.model, found.likelihood.max_length) == (str(model_path()), 200)
 
 
-@pytest.mark.xfail(strict=True, reason="settings of the model without its place are taken for a model called 'None'")
 def test_settings_of_the_model_alone_leave_the_model_that_was_scored(tmp_path: Path) -> None:
     import curate
 
@@ -416,6 +414,19 @@ def test_rows_without_a_token_to_train_on_limit_what_is_said(tmp_path: Path) -> 
     limits = found.limits([run for run, _ in found.runs(1e-3)])
     lost = sum(found.pool.unusable.values())
     assert any(line.startswith(f"training rows without a token to train on, in no arm: {lost}") for line in limits)
+
+
+def test_arms_that_the_trainer_cuts_off_unlike_limit_what_is_said(tmp_path: Path) -> None:
+    rows = [
+        record(f"Say w{at} x{at} y{at} z{at}", "yes " * (200 if at > 20 else 2), gold="1", value=float(at)) for at in range(30)
+    ]
+    found = prepare(run_folder(tmp_path, rows, KEEP), model={**MODEL, "max_length": 128}, request=Request(arms=("reverse",)))
+    runs = [run for run, _ in found.runs(1e-3)]
+    assert {run.arm for run in runs if run.truncated} >= {"curated"}
+    assert any(
+        line.startswith("rows cut off at max_length: ") and "in `curated`, 0.0% in the least" in line
+        for line in found.limits(runs)
+    )
 
 
 def test_arms_of_unlike_tokens_limit_what_is_said(tmp_path: Path) -> None:
