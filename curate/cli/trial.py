@@ -69,9 +69,9 @@ def trial(
         else:
             folder, tried = pipeline.folder_to_try(out, recipe, model)
             preparation = trials.prepare(folder, tried, model=model, request=request)
-            if dry_run or budget:
+            if dry_run or budget is not None:
                 cost = trials.quote_trial(preparation)
-                if budget:
+                if budget is not None:
                     preparation, cost = trials.within_budget(preparation, cost, trials.parse_duration(budget))
                 if dry_run:
                     print_json(cost.to_dict()) if as_json else show_cost(cost, str(preparation.folder))

@@ -38,6 +38,8 @@ class Frame:
 
     def __init__(self, rows: RowStore, stores: Mapping[str, AnnotationStore]) -> None:
         self.rows, self.stores = rows, stores
+        self.among: Bools | None = None
+        """Rows that take part; lengths of the others move no decile."""
         self._columns: dict[str, Column] = {}
         self._codes: dict[str, Ints] = {}
         self._names: dict[str, list[str | None]] = {}
@@ -114,8 +116,9 @@ class Frame:
         `longest50`) has to draw in the very groups in which the recipe that it controls ranks.
         """
         values = self.characters.values
-        below = np.searchsorted(np.sort(values), values, side="left")
-        return (below * DECILES // max(len(values), 1)).astype(np.int64)
+        known = np.sort(values if self.among is None else values[self.among])
+        below = np.searchsorted(known, values, side="left")
+        return np.minimum(below * DECILES // max(len(known), 1), DECILES - 1).astype(np.int64)
 
 
 def _child(column: "pa.ChunkedArray") -> "pa.Array":

@@ -131,7 +131,9 @@ def select(
     """
     stores = annotations.choose(recipe.build_filters({"model": TARGET}), model=model)
     frame = Frame(annotations.rows, stores)
-    state = _State(frame, recipe, np.ones(frame.count, dtype=bool) if among is None else among(frame))
+    if among is not None:
+        frame.among = among(frame)
+    state = _State(frame, recipe, np.ones(frame.count, dtype=bool) if frame.among is None else frame.among.copy())
     for index, step in enumerate(recipe.steps):
         state.apply(index, step)
     if not state.alive.any():

@@ -25,12 +25,18 @@ LARGE_GROUP = 20
 CLOSE = 0.002
 """Swaps stop when a draw's completion tokens agree with the curated rows' to this share; the contract is 1 %."""
 SWEEPS = 20
+SALT = 0x7121A1
 
 
 def share_of(arm: str) -> tuple[str, float] | None:
     """Kind and share of an arm such as `ordered@0.1`; None for others (`source:me@home` is one)."""
     kind, _, share = arm.partition("@")
     return (kind, float(share)) if kind in (ORDERED, SHUFFLED, SYNTHETIC) and share else None
+
+
+def _keys(rows: Ints, seed: int) -> npt.NDArray[np.uint64]:
+    """Random keys of a trial's draws. Not those of a recipe's `sample` and `mix`, whose seed 0 would draw the very same rows."""
+    return random_keys(rows, seed + SALT)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ class Arms:
     @cached_property
     def choosing(self) -> int:
         """Index of the last step that rejected training rows: what `random-clean` replaces by chance."""
-        return max((at for at, result in enumerate(self.selection.steps) if result.rejected), default=0)
+        steps = self.selection.steps
+        # An `order` rejects too, where unscored rows are dropped, but it chooses nothing.
+        return max((at for at, result in enumerate(steps) if result.rejected and not isinstance(result.step, Order)), default=0)
 
     def canonical(self, arm: str) -> str:
         """One name per set of rows: `random` is `after:0`; `random-clean` is what stands before the last step that chooses.
@@ -126,7 +134,7 @@ class Arms:
         kind, share = share_of(arm) or (arm, 1.0)
         if kind == SYNTHETIC:
             return self._mixture(share, seed)
-        rows = self.ordered if kind == ORDERED else self.curated[np.argsort(random_keys(self.curated, seed), kind="stable")]
+        rows = self.ordered if kind == ORDERED else self.curated[np.argsort(_keys(self.curated, seed), kind="stable")]
         return rows[: max(1, round(share * len(rows)))]
 
     @cached_property
@@ -157,7 +165,7 @@ class Arms:
         total = min(len(human), len(synthetic))
         counts = (total - round(share * total), round(share * total))
         parts = zip((human, synthetic), counts, strict=True)
-        return np.concatenate([rows[np.argsort(random_keys(rows, seed), kind="stable")[:count]] for rows, count in parts])
+        return np.concatenate([rows[np.argsort(_keys(rows, seed), kind="stable")[:count]] for rows, count in parts])
 
     def _rows(self, arm: str, seed: int) -> Ints:
         if arm in ("random", "random-clean") or arm.startswith("after:"):
@@ -234,7 +242,7 @@ class Arms:
 
     def _at_most(self, rows: Ints, seed: int) -> Ints:
         """As many as the curated rows, by chance."""
-        return rows[np.argsort(random_keys(rows, seed), kind="stable")[: len(self.curated)]]
+        return rows[np.argsort(_keys(rows, seed), kind="stable")[: len(self.curated)]]
 
 
 def counts_of(groups: Ints, chosen: npt.NDArray[np.bool_]) -> Ints:
@@ -258,7 +266,7 @@ def matched_draw(rows: Ints, chosen: npt.NDArray[np.bool_], groups: Ints, tokens
     """
     cells = _by_length(groups, tokens)
     drawn = np.zeros(len(rows), dtype=bool)
-    drawn[_first_of(cells, random_keys(rows, seed), rows, counts_of(cells, chosen))] = True
+    drawn[_first_of(cells, _keys(rows, seed), rows, counts_of(cells, chosen))] = True
     goal = int(tokens[chosen].sum())
     off = int(tokens[drawn].sum()) - goal
     generator = np.random.default_rng([seed, 0x5A])

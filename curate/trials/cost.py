@@ -106,6 +106,7 @@ def within_budget(preparation: Preparation, cost: Cost, budget_s: float) -> tupl
 
     First go the arms that are neither curated, the primary control nor base, the last first; then seeds, down to three.
     """
+    asked = preparation.settings.seeds
     while cost.seconds > budget_s:
         keep = {*preparation.primary, BASE}
         spare = [arm for arm in preparation.names if arm not in keep]
@@ -117,7 +118,7 @@ def within_budget(preparation: Preparation, cost: Cost, budget_s: float) -> tupl
             preparation = _again(preparation, request=request, note=note)
         elif seeds > FEWEST_SEEDS:
             settings = preparation.settings.model_copy(update={"seeds": seeds - 1})
-            note = f"{seeds - 1} seeds in place of {seeds} to stay within {duration(budget_s)}"
+            note = f"{seeds - 1} seeds in place of {asked} to stay within {duration(budget_s)}"
             preparation = _again(preparation, settings=settings, note=note)
         else:
             raise UsageError(

@@ -1,13 +1,14 @@
 """What a trained model answers: greedy generations, likelihoods of options and references. Nothing is judged here."""
 
+import contextlib
 import json
 import math
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from curate.likelihood.model import Dtype, load_tokenizer
 from curate.trials.tasks import Generation, Item, Task
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 LONGEST_BATCH = 128
@@ -73,23 +75,15 @@ class Asker:
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)  # (B, T)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         ends = _ends(self.model, tokenizer)
-        with torch.inference_mode():
-            # What a checkpoint's generation_config says about sampling and penalties is not for a measurement.
+        with torch.inference_mode(), _greedy(self.model):
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=task.max_new_tokens,
                 do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
                 eos_token_id=ends,
                 pad_token_id=pad,
-                stop_strings=list(task.stop) or None,
-                tokenizer=tokenizer if task.stop else None,
+                stopping_criteria=[partial(_stopped, task.stop, tokenizer, width)] if task.stop else None,
             )[:, width:]
         return [_generation(row, ends, pad, task, tokenizer) for row in output.tolist()]
 
@@ -110,7 +104,7 @@ class Asker:
             options = []
             for option in item.options:
                 scored = next(sums)
-                if scored is None:
+                if scored is None or scored.truncated:
                     raise InputError(f"trial: item {item.index}: option {option[:60]!r} cannot be scored (too long, or altered)")
                 options.append((-scored.content_nll, len(option)))
             found[item.index] = options
@@ -136,6 +130,32 @@ class Asker:
         scored = iter(self._engine.score([row for row in rows if row is not None], batch_tokens=budget))
         results = [next(scored) if row is not None else None for row in rows]
         return [sums if isinstance(sums, TokenSums) else None for sums in results]
+
+
+@contextlib.contextmanager
+def _greedy(model: Any) -> Iterator[None]:
+    """Put aside what a checkpoint says about sampling, penalties and lengths: `generate` fills in what it is not told."""
+    from transformers import GenerationConfig
+
+    owners = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
+    before = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
+
+
+def _stopped(stops: Sequence[str], tokenizer: Any, width: int, ids: "torch.Tensor", _scores: Any, **_: Any) -> "torch.Tensor":
+    """Which answers hold a stop string. transformers' own criterion also matches across the end of the prompt."""
+    import torch
+
+    # A character is at most four tokens of bytes; what lies further back was looked at in an earlier step.
+    tail = 4 * max(map(len, stops)) + 4
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids[:, width:][:, -tail:].tolist()]
+    return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:
@@ -197,11 +217,12 @@ def _filled(word: str, given: Mapping[str, str]) -> str:
 def read_item_scores(path: Path) -> dict[str, float]:
     """`{"item": ..., "score": ...}` per line, scores in [0, 1]. Raises UsageError naming the line that is anything else."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--eval-command: wrote no results to {path} ({error}); it is told where by {{out}}") from error
     found: dict[str, float] = {}
-    for number, line in enumerate(lines, 1):
+    # Not `splitlines`: a name may hold what Python takes for a line's end.
+    for number, line in enumerate(text.split("\n") if text else [], 1):
         try:
             record = json.loads(line)
             name, score = str(record["item"]), float(record["score"])

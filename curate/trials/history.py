@@ -35,17 +35,19 @@ def remember(test_set: str, trial: str, facts: Mapping[str, Any]) -> None:
     line = json.dumps({"test_set": test_set, "trial": trial, **facts}, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(line)
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                line = "\n" + line  # the last line was cut off by a crash
+            file.write(line.encode())
     except OSError as error:
         progress.note(f"trial: {path} cannot be written ({error}); the next trial will not know of this one")
 
 
 def _entries() -> list[dict[str, Any]]:
     try:
-        lines = history_path().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = history_path().read_text("utf-8", errors="replace").split("\n")
+    except OSError:
         return []
     found = []
     for line in lines:

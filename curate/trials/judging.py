@@ -36,6 +36,8 @@ class Scores:
     """Share of items without a readable answer, by seed."""
     cut_off: Sequence[float]
     aggregates: Sequence[Mapping[str, float]]
+    items: Sequence[str] = ()
+    """Names of the items, where a command of the user's named them."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ class Judging:
 
     def contrast(self, treated: str, control: str, task: str, *, reading: str = "strict") -> Contrast:
         """Treated less control."""
-        first, second = (getattr(self.scores(arm, task), reading) for arm in (treated, control))
+        one, other = self.scores(treated, task), self.scores(control, task)
+        if one.items != other.items:
+            raise _other_items(one.items, other.items)
+        first, second = (getattr(scores, reading) for scores in (one, other))
         return contrast(first, second, control_is_fixed=control == BASE)
 
 
@@ -131,6 +136,7 @@ def _mean_of(found: Sequence[Scores]) -> Scores:
         unread=np.mean([one.unread for one in found], axis=0).tolist(),
         cut_off=np.mean([one.cut_off for one in found], axis=0).tolist(),
         aggregates=[],
+        items=found[0].items,
     )
 
 
@@ -138,10 +144,14 @@ def _of_command(found: Sequence[Mapping[str, float]]) -> Scores:
     names = sorted(found[0])
     for other in found[1:]:
         if sorted(other) != names:
-            missing = sorted(set(names) ^ set(other))[0]
-            raise IntegrityError(f"--eval-command: item {missing!r} is not in the results of every run; all must ask the same")
+            raise _other_items(names, sorted(other))
     values = np.array([[results[name] for name in names] for results in found])
-    return Scores(values, values, [0.0] * len(found), [0.0] * len(found), [])
+    return Scores(values, values, [0.0] * len(found), [0.0] * len(found), [], names)
+
+
+def _other_items(names: Sequence[str], others: Sequence[str]) -> IntegrityError:
+    missing = sorted(set(names) ^ set(others))[0]
+    return IntegrityError(f"--eval-command: item {missing!r} is not in the results of every run; all must ask the same")
 
 
 def judge_trial(trial: Trial, tasks: Sequence[tuple[Task, Items]], facts: Mapping[str, Any]) -> TrialReport:

@@ -36,6 +36,9 @@ PILOT_SEED = 1_000_003
 UNEVEN_CUT = 0.02
 """Difference between arms in the share of truncated rows that is told as a limit."""
 UNEVEN_TOKENS = 0.01
+SMALL_WEIGHTS = 256 << 20
+"""Bytes of weights below which a training on a CPU uses one thread, so that several run at once. Threads are part of the
+plan, since they change sums; jobs must not be, so they have no say in it."""
 MARKS = ("Final Answer:", "Answer:", "####", "answer is")
 """What stands before a final answer; of equally frequent ones the first."""
 _PACKAGES = ("curate-sft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -82,11 +85,10 @@ class Preparation:
             return [f"{kind}@{share:g}" for share in settings.points for kind in (ORDERED, SHUFFLED)] + [BASE]
         if settings.protocol == "mix":
             return [f"{SYNTHETIC}@{share:g}" for share in settings.points] + [BASE]
-        wanted = [settings.primary, *(self.request.arms if self.request.arms is not None else settings.against)]
+        wanted = [settings.primary, *(self.request.arms if self.request.arms is not None else _both_full(settings.against))]
         if self.request.arms is None:
             wanted += self.arms.chain()
-        named = [part for arm in wanted for part in (("full", "full-epochs") if arm == "full" else (arm,))]
-        names = dict.fromkeys(self.arms.canonical(arm) for arm in [CURATED, *named])
+        names = dict.fromkeys(self.arms.canonical(arm) for arm in [CURATED, *wanted])
         return sorted(names, key=lambda arm: arm == BASE)
 
     @property
@@ -123,7 +125,6 @@ class Preparation:
         """What the outcome depends on."""
         spec = self.likelihood.spec
         recipe = self.recipe.model_copy(update={"trial": self.settings})
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return Plan(
             recipe=recipe.as_data(),
             model={**self.likelihood.model_dump(mode="json", exclude_none=True), "device": spec.device},
@@ -134,7 +135,7 @@ class Preparation:
             tasks=[{"task": _as_data(task), "identity": items.identity, "items": len(items)} for task, items in self.tasks],
             arms=self.names,
             seeds=self.seeds,
-            threads=1 if spec.device == "cpu" and (self.request.jobs or cores) > 1 else cores,
+            threads=1 if spec.device == "cpu" and _weights(self.likelihood) < SMALL_WEIGHTS else _cores(),
             processes=self.request.processes,
             eval_command=self.request.eval_command,
             packages={name: version(name) for name in _PACKAGES},
@@ -232,6 +233,11 @@ class Preparation:
         return found
 
 
+def _both_full(arms: Sequence[str]) -> list[str]:
+    """`full` in a recipe stands for both of its kinds: as many steps, and as many epochs."""
+    return [part for arm in arms for part in (("full", "full-epochs") if arm == "full" else (arm,))]
+
+
 def _save(path: Path, values: npt.NDArray[Any]) -> None:
     import io
 
@@ -240,13 +246,20 @@ def _save(path: Path, values: npt.NDArray[Any]) -> None:
     _fs.commit_bytes(path, buffer.getvalue())
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _weights(likelihood: Likelihood) -> int:
+    """Bytes of the model's weights; of one that lies nowhere yet, a guess that is no small model."""
+    folder = Path(likelihood.model)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 4 << 30
+
+
 def _affordable_jobs(likelihood: Likelihood) -> int:
     """As many runs at once as cores, and as memory holds four times the weights for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    folder = Path(likelihood.model)
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 4 << 30
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, free // (4 * weights + (1 << 30))))
+    return max(1, min(_cores(), free // (4 * _weights(likelihood) + (1 << 30))))
 
 
 def prepare(
@@ -282,10 +295,29 @@ def prepare(
     for found in overlaps:
         if found.share > settings.overlap:
             raise InputError(_leak(found, settings.overlap))
+    notes = _check_items(likelihood, tasks)
     arms = Arms(annotations, chosen, pool, model=(model or {}).get("model"), human=settings.human)
-    preparation = Preparation(out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps)
+    preparation = Preparation(out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps, notes)
+    if settings.training.batch % request.processes:
+        raise UsageError(
+            f"trial: a batch of {settings.training.batch} cannot be dealt to {request.processes} processes; choose a multiple"
+        )
     _check_arms(preparation)
     return preparation
+
+
+def _check_items(likelihood: Likelihood, tasks: Sequence[tuple[Task, Items]]) -> list[str]:
+    """Render every prompt as it will be asked. Returns what is to be told of those that do not fit."""
+    notes = []
+    for task, items in tasks:
+        room = (likelihood.positions() or 1 << 30) - task.max_new_tokens
+        prompts = likelihood.renderer().prompts([item.messages for item in items])
+        if task.kind != "choice" and (without := sum(len(ids) > room for ids in prompts)):
+            notes.append(
+                f"{task.name}: {without} of {len(items)} prompts leave no room for {task.max_new_tokens} tokens of answer; "
+                "they count as cut off in every arm"
+            )
+    return notes
 
 
 def _check_arms(preparation: Preparation) -> None:

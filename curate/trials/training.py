@@ -144,6 +144,7 @@ def make_trainer(
         data_seed=seed,
         report_to="none",
         logging_strategy="steps",
+        logging_nan_inf_filter=False,  # a loss that is not finite has to be seen
         logging_steps=max(1, steps // 50),
         save_strategy="steps",
         save_steps=max(1, math.ceil(steps / CHECKPOINTS)),

@@ -94,9 +94,9 @@ def _rate(preparation: Preparation) -> float:
     losses = {run.learning_rate: _validation_loss(trial, run) for run in trial.runs}
     best = min(losses, key=lambda rate: (losses[rate], rate))
     told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in sorted(losses.items()))
-    preparation.notes.append(
-        f"learning rate {best:g}, chosen by the random arm's loss on validation rows ({told} nats per token)"
-    )
+    note = f"learning rate {best:g}, chosen by the random arm's loss on validation rows ({told} nats per token)"
+    if note not in preparation.notes:
+        preparation.notes.append(note)
     return best
 
 

@@ -287,7 +287,9 @@ def main(folder: Path) -> int:
     try:
         Worker(trial, rank, processes).work()
     except CurateError as error:
-        _fs.commit_json(folder / ERROR, {"type": type(error).__name__, "message": str(error)})
+        # Whoever waits knows the classes of `errors` alone.
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == CurateError.__module__)
+        _fs.commit_json(folder / ERROR, {"type": kind.__name__, "message": str(error)})
         return 1
     except Exception as error:
         traceback.print_exc()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from curate import _fs, errors, progress
-from curate.errors import CurateError, IntegrityError, UsageError
+from curate.errors import CurateError, IntegrityError
 from curate.progress import duration
 from curate.trials.plan import Run, Trial
 from curate.trials.worker import ERROR, PROGRESS
@@ -148,5 +148,5 @@ def _told(trial: Trial) -> Exception:
     found: dict[str, Any] = _fs.read_json(trial.folder / ERROR)
     if found.get("is_bug"):
         return RuntimeError(f"{found['type']}: {found['message']} (traceback in {trial.folder}/worker-*.log)")
-    kind = getattr(errors, found["type"], UsageError)
+    kind: type[CurateError] = getattr(errors, found["type"])
     return kind(found["message"])

@@ -170,13 +170,11 @@ def test_what_was_left_out_is_noted(out: Path, counted: list[Any]) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the note on seeds names the last step down, not what was asked for")
 def test_the_note_on_seeds_names_how_many_were_asked_for(out: Path, counted: list[Any]) -> None:
     _, cost = cut(prepared(out, seeds=5), 9)
     assert cost.notes == ("3 seeds in place of 5 to stay within 9.0 s",)
 
 
-@pytest.mark.xfail(strict=True, reason="full-epochs is left out and comes back with full, without end")
 def test_both_kinds_of_full_can_be_left_out(out: Path, counted: list[tuple[list[str], int]]) -> None:
     found, _ = cut(prepared(out, arms=("full", "base")), 9)
     assert found.names == ["curated", "random-clean", "base"]

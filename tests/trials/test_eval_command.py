@@ -120,7 +120,6 @@ def test_an_item_that_stands_there_twice_is_named(results: Path) -> None:
         read_item_scores(results)
 
 
-@pytest.mark.xfail(strict=True, reason="a line is cut at every character that Python calls a line's end")
 def test_an_item_may_hold_any_character(results: Path) -> None:
     results.write_text(json.dumps({"item": "a\u2028b", "score": 1}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_item_scores(results) == {"a\u2028b": 1.0}

@@ -127,7 +127,6 @@ def test_an_answer_ends_before_the_first_stop_string(asker: Asker, answers: dict
         assert found[index].tokens <= whole.tokens
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' stop strings also match across the end of the prompt")
 def test_a_stop_string_that_begins_in_the_prompt_ends_nothing(asker: Asker, answers: dict[int, Generation]) -> None:
     # Under the packaged template a prompt ends with `assistant` and a line break.
     stops = tuple({"\n" + answer.text[:2] for answer in answers.values()})
@@ -196,24 +195,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-LEAKS = {
-    "least length",
-    "least length, prompt included",
-    "suppressed tokens",
-    "bad words",
-    "bias",
-    "decay",
-    "several answers",
-    "output as a mapping",
-    "time",
-    "lookup",
-}
-_LEAK = pytest.mark.xfail(strict=True, reason="generate() fills what it is not told from the model's own generation_config")
-
-
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param(value, id=name, marks=[_LEAK] if name in LEAKS else []) for name, value in SETTINGS.items()],
+    [pytest.param(value, id=name) for name, value in SETTINGS.items()],
 )
 def test_generation_settings_of_a_checkpoint_do_not_change_a_measurement(
     settings: dict[str, Any], asker: Asker, answers: dict[int, Generation], monkeypatch: pytest.MonkeyPatch
@@ -277,7 +261,6 @@ def test_an_option_that_cannot_be_scored_is_an_error(tiny_model_dir: Path) -> No
         asker_of(tiny_model_dir).choose([item("four " * 800, 4, ("yes", "no"))])
 
 
-@pytest.mark.xfail(strict=True, reason="what is left of an option that max_length cuts is scored as if it were all of it")
 def test_an_option_that_is_cut_off_is_an_error(tiny_model_dir: Path) -> None:
     asker = asker_of(tiny_model_dir, max_length=40)
     assert asker.choose([item("four", 0, ("yes", "no"))])

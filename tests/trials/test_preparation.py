@@ -86,7 +86,7 @@ def test_the_arms_of_familiarity_are_those_of_the_documentation() -> None:
 
 
 def test_full_takes_the_same_steps_and_full_epochs_the_same_epochs(out: Path) -> None:
-    found = prepared(out, arms=("full",), training={"epochs": 2, "batch": 8})
+    found = prepared(out, arms=("full", "full-epochs"), training={"epochs": 2, "batch": 8})
     curated, full = len(found.arms.curated), len(found.arms.draw("full", 0).rows)
     assert found.names == ["curated", "random-clean", "full", "full-epochs"]
     steps = {arm: found.steps_of(found.arms.draw(arm, 0)) for arm in found.names}

@@ -146,7 +146,6 @@ def test_workers_give_what_this_process_gives(whole: TrialResult, out: Path, tmp
     assert processes_about(out) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="--jobs 1 gives a worker all cores, which is another plan in another folder")
 def test_the_number_of_jobs_makes_no_other_trial(out: Path) -> None:
     one, two, default = (prepare(out, request=Request(jobs=jobs)) for jobs in (1, 2, None))
     assert one.folder == two.folder == default.folder
@@ -163,7 +162,6 @@ def test_one_job_and_two_give_the_same_numbers(out: Path, whole: TrialResult, st
             assert values == pytest.approx(second["held_out_nll"][name], abs=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="the note on the chosen learning rate is added to the preparation once more each time")
 def test_two_trials_of_one_preparation_are_equal(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "make_runs", in_this_process)
     preparation = prepare(out, recipe(tmp_path, training={"learning_rate": [0.001, 0.02], "steps": 2}))
@@ -347,7 +345,6 @@ def test_every_error_class_survives_the_way_from_a_worker(
     _fails_with(raised, whole, tmp_path, monkeypatch)
 
 
-@pytest.mark.xfail(strict=True, reason="a subclass that errors.py does not hold becomes a UsageError, with its exit code")
 def test_an_error_class_from_elsewhere_keeps_its_exit_code(
     whole: TrialResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,14 +376,12 @@ def _fails_with(raised: type[CurateError], whole: TrialResult, folder: Path, mon
     assert isinstance(found.value, next(kind for kind in raised.__mro__ if kind.__module__ == errors.__name__))
 
 
-@pytest.mark.xfail(strict=True, reason="prepare() does not render the items: the worker finds out after the first training")
 def test_a_task_that_the_template_does_not_take_is_refused_before_the_first_step(tmp_path: Path, plain_model_dir: Path) -> None:
     out = run_to_try(tmp_path, plain_model_dir)
     with pytest.raises(ModelError, match="chat template"):
         prepare(out, recipe(tmp_path, trial={"tasks": [task(tmp_path, system="Be brief.")]}))
 
 
-@pytest.mark.xfail(strict=True, reason="found out by the worker, from `_micro_batch`")
 def test_a_batch_that_processes_cannot_share_is_refused_before_the_first_step(out: Path) -> None:
     with pytest.raises(UsageError, match="cannot be dealt to 3 processes"):
         prepare(out, request=Request(processes=3))

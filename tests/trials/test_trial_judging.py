@@ -189,7 +189,6 @@ def test_a_command_that_asked_other_items_is_an_error_that_names_one(tmp_path: P
         judge_trial(trial, tasks, facts_of())
 
 
-@pytest.mark.xfail(strict=True, reason="arms whose command asked other items are paired by place without a word")
 def test_a_command_that_asked_other_items_of_another_arm_is_an_error(tmp_path: Path) -> None:
     command = {"curated": {"a": 1.0, "b": 1.0}, "random": {"a": 0.0, "c": 0.0}, "base": {"a": 0.0, "b": 0.0}}
     with pytest.raises(IntegrityError, match="is not in the results of every run"):
@@ -352,7 +351,6 @@ def test_power_is_stated_by_the_variances_of_an_earlier_trial_on_the_test_set(tm
     assert {**stated, "source": ""} == {**report["power"], "source": ""}
 
 
-@pytest.mark.xfail(strict=True, reason="variances that another version noted by other names escape as a TypeError")
 def test_variances_of_another_version_are_left_alone(tmp_path: Path) -> None:
     remember("set", "a", {"components": {"seed": 1.0}})
     assert "assumed variances" in power_before("set", seeds=3, items=20)["source"]
