@@ -15,7 +15,9 @@ LAYERS = [
     ("cli",),
     ("console", "catalogue"),
     ("pipeline", "inspection", "verification", "calibration", "advice", "correlation"),
-    ("reports",),
+    ("hub",),
+    ("publication",),
+    ("hub_cards", "reports"),
     ("trials",),
     ("selection",),
     ("annotations",),
@@ -30,8 +32,9 @@ LAYERS = [
 ]
 HEIGHT = {name: -place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "trl", "peft", "detoxify", "textstat", "pandas", "accelerate", "rich"}
-HEAVY |= {"sklearn", "scipy", "matplotlib", "duckdb", "sacrebleu", "math_verify", "sympy", "ftfy", "py3langid", "datasketch"}
-NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "reports", "calibration", "advice", "correlation", "trials")
+HEAVY |= {"sklearn", "scipy", "matplotlib", "duckdb", "sacrebleu", "math_verify", "sympy", "ftfy", "py3langid", "datasketch", "huggingface_hub", "jinja2"}
+NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "calibration", "advice", "correlation", "trials")
+NUMPY_AT_TOP += ("hub_cards", "reports", "publication")
 
 
 def part_of(path: Path) -> str:
