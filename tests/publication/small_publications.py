@@ -43,14 +43,16 @@ def small_bundle(folder: Path, *, bundle: dict[str, Any] | None = None, **run: A
 def stand_in_for_the_card() -> None:
     """Until `curate.hub_cards` is there: a card of nothing but its header."""
     try:
-        import curate.hub_cards  # noqa: F401
+        from curate.hub_cards import render_card  # noqa: F401
     except ImportError:
         module = ModuleType("curate.hub_cards")
         module.render_card = _render_card  # type: ignore[attr-defined]
         sys.modules["curate.hub_cards"] = module
 
 
-def _render_card(out: Path, facts: Any, *, repo: str | None = None, license: str | None = None, with_examples: bool = False) -> str:
+def _render_card(
+    out: Path, facts: Any, *, repo: str | None = None, license: str | None = None, with_examples: bool = False
+) -> str:
     folders = {"default": "data", "scores": "scores", "rejected": "rejected"}
     lines = ["---", "configs:"]
     for name in facts["configs"]:

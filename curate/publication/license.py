@@ -1,0 +1,145 @@
+"""Whose the rows are and who may pass them on: licence, visibility and revision of the source, and what forbids publishing."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curate.errors import InputError, UsageError, near_miss
+
+LICENSES = frozenset((
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+    "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl",
+    "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0",
+    "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "h-research", "intel-research", "lppl-1.3c", "ms-pl", "apple-ascl", "apple-amlr",
+    "mpl-2.0", "odc-by", "odbl", "openmdw-1.0", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib",
+    "pddl", "lgpl-lr", "deepfloyd-if-license", "fair-noncommercial-research-license", "llama2", "llama3", "llama3.1",
+    "llama3.2", "llama3.3", "llama4", "grok2-community", "gemma", "unknown", "other",
+))  # fmt: skip
+"""The identifiers that the Hub knows (huggingface.co/docs/hub/repositories-licenses)."""
+SAYS_NOTHING = frozenset({"unknown", "other", "cc"})
+"""They name no terms: what may be done with the rows stands elsewhere, and is for a person to read."""
+_NO_DERIVATIVES = re.compile(r"\bnd\b|no-?derivatives|proprietary|all-rights-reserved")
+_TIMEOUT_S = 20.0
+
+
+def known_license(license: str) -> str:
+    """A licence as the Hub writes it. Raises UsageError for what is no identifier of the Hub's."""
+    plain = license.strip().lower()
+    if plain not in LICENSES:
+        hint = near_miss(plain, LICENSES, listing="known") if len(plain) > 2 else "such as mit or cc-by-4.0"
+        raise UsageError(f"--license {license!r}: no licence identifier of the Hub; {_short(hint)}; for any other, pass other")
+    return plain
+
+
+def _short(hint: str) -> str:
+    return hint if len(hint) < 80 else "see huggingface.co/docs/hub/repositories-licenses"
+
+
+def source_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the rows of a run come from, as far as that is known: None stands for what is not.
+
+    `origin` in the rows' manifest wins, since it was written when the source was read; else the Hub is asked, and where it
+    cannot be reached, the card that lies in the cache.
+    """
+    given = manifest["input"]
+    found: dict[str, Any] = {"kind": given.get("kind", "anonymous"), "name": _name(given), "revision": given.get("revision")}
+    found |= {"license": None, "is_private": None, "is_gated": None}
+    if given.get("config") not in (None, "default"):
+        found["config"] = given["config"]
+    if isinstance(origin := manifest.get("origin"), Mapping):
+        told: Mapping[str, Any] = origin
+    else:
+        told = ask_hub(given["id"], given["revision"]) if found["kind"] == "hub" else {}
+    return found | {name: told[name] for name in ("license", "is_private", "is_gated") if told.get(name) is not None}
+
+
+def _name(given: Mapping[str, Any]) -> str | None:
+    """The Hub's id, or the names of files, without the folder that they lie in."""
+    if given.get("kind") == "hub":
+        return str(given["id"])
+    names = [Path(file["name"]).name for file in given.get("files", ())]
+    if not names:
+        return None
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+
+
+def ask_hub(repo_id: str, revision: str) -> dict[str, Any]:
+    """Licence and visibility of a data set on the Hub; of the cached card alone where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        found = HfApi().dataset_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return {"license": _cached_license(repo_id, revision)}
+    card: Any = found.card_data or {}
+    return {
+        "license": plain_license(card.get("license")),
+        "is_private": bool(found.private) if found.private is not None else None,
+        "is_gated": bool(found.gated) if found.gated is not None else None,
+    }
+
+
+def _cached_license(repo_id: str, revision: str) -> str | list[str] | None:
+    from huggingface_hub import metadata_load, try_to_load_from_cache
+
+    try:
+        path = try_to_load_from_cache(repo_id, "README.md", revision=revision, repo_type="dataset")
+        card = metadata_load(path) if isinstance(path, str) else None
+    except (OSError, ValueError):  # YAML that does not parse is a ValueError of the client
+        return None
+    return plain_license(card.get("license")) if card else None
+
+
+def plain_license(value: Any) -> str | list[str] | None:
+    """What a card's `license` says, in lower case: one, several, or none."""
+    values = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else []
+    names = [name.strip().lower() for name in values if isinstance(name, str) and name.strip()]
+    return names[0] if len(names) == 1 else names or None
+
+
+def forbids(license: str) -> bool:
+    """Whether a licence forbids to pass on a part of the rows, or an arrangement of them."""
+    return bool(_NO_DERIVATIVES.search(license.lower()))
+
+
+def obstacles(facts: Mapping[str, Any]) -> list[str]:
+    """What stands against showing a publication to everybody, each with the way on; `facts` is `curate/publication.json`."""
+    source, stated = facts["source"], facts["stated"]
+    name = source["name"] or "the source"
+    found = [_license_obstacle(facts["license"], name, source["license"], stated["license"])]
+    if stated["private_source"] is None:
+        reasons = [word for word in ("private", "gated") if source[f"is_{word}"]]
+        on = "pass --public-source if its owner allows it"
+        if reasons:
+            found.append(f"{name} is {' and '.join(reasons)}; {on}")
+        elif source["kind"] == "hub" and (source["is_private"] is None or source["is_gated"] is None):
+            found.append(f"whether {name} is private or gated could not be found out; go online, or {on}")
+    elif stated["private_source"]:
+        found.append("the source is private, as --private-source says; leave it out if that is not so")
+    return [one for one in found if one]
+
+
+def _license_obstacle(license: str | None, name: str, of_source: Any, stated: str | None) -> str | None:
+    """The first thing that is wrong with the licence."""
+    on = "pass --license with the licence that its owner gives you"
+    if license is None and isinstance(of_source, list):
+        return f"{name} has several licences ({', '.join(of_source)}); pass --license with the one that holds for these rows"
+    if license is None:
+        return f"the licence of {name} is unknown; find it out and pass it: --license mit"
+    where = "given with --license" if stated is not None else f"of {name}, from its card"
+    if forbids(license):
+        return f"the licence {license} ({where}) forbids to publish a part or a rearrangement of the rows; {on}"
+    if license == "unknown" or (license in SAYS_NOTHING and stated is None):
+        return f"the licence {license} ({where}) does not say what may be done with the rows; read its terms and {on}"
+    return None
+
+
+def require_publishable(facts: Mapping[str, Any]) -> None:
+    """Raise InputError where something stands against showing the rows to everybody; a private repository needs none of it."""
+    if found := obstacles(facts):
+        raise InputError(f"cannot be published: {'; also: '.join(found)}; or push it to a private repository")
