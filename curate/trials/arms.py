@@ -84,6 +84,11 @@ class Arms:
         # An `order` rejects too, where unscored rows are dropped, but it chooses nothing.
         return max((at for at, result in enumerate(steps) if result.rejected and not isinstance(result.step, Order)), default=0)
 
+    @property
+    def idle_steps(self) -> list[str]:
+        """Steps behind `choosing` that could have chosen and rejected nothing."""
+        return [str(result.step) for result in self.selection.steps[self.choosing + 1 :] if not isinstance(result.step, Order)]
+
     def canonical(self, arm: str) -> str:
         """One name per set of rows: `random` is `after:0`; `random-clean` is what stands before the last step that chooses.
 

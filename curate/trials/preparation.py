@@ -328,6 +328,9 @@ def _check_arms(preparation: Preparation) -> None:
     treated, control = preparation.primary
     if treated == control or (control == "random" and preparation.arms.canonical("random-clean") == CURATED):
         raise RecipeError("trial: the steps reject no training row, so the curated rows are all rows; there is nothing to judge")
+    if preparation.settings.protocol == "single" and (idle := preparation.arms.idle_steps):
+        told = ", ".join(f"`{step}`" for step in idle)
+        preparation.notes.append(f"{told}: rejects no training row; `random-clean` stands before the last step that does")
     for arm in preparation.names:
         if arm != BASE:
             preparation.arms.draw(arm, preparation.seeds[0])

@@ -434,3 +434,11 @@ def test_arms_of_unlike_tokens_limit_what_is_said(tmp_path: Path) -> None:
     found = prepared(run_folder(tmp_path, rows, KEEP), validation=0.1, primary="reverse")
     limits = found.limits([run for run, _ in found.runs(1e-3)])
     assert any("`curated` trains on" in line and "more completion tokens than `reverse`" in line for line in limits)
+
+
+def test_a_step_that_rejects_nothing_and_is_not_judged_is_told(out: Path) -> None:
+    drop, idle = {"drop": {"field": "given.flag", "is": True}}, {"drop": {"field": "given.value", "at_least": 1e9}}
+    assert prepared(out, drop).notes == []
+    (note,) = prepared(out, drop, idle).notes
+    assert "given.value" in note
+    assert "rejects no training row" in note
