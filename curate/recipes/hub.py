@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate import progress
-from curate.errors import CurateError, InputError, NetworkError, RecipeError, UsageError
+from curate.errors import CurateError, InputError, IntegrityError, NetworkError, RecipeError, UsageError
 from curate.recipes.loading import MOST_BYTES, load_recipe
 from curate.recipes.schema import Recipe
 
@@ -31,17 +31,18 @@ class HubCommit:
     def fetch(self, path: str, *, most_bytes: int, size: int | None = None, again: bool = False) -> Path:
         """The file in the Hub's own cache, downloaded if need be; `again` does not trust the copy that is there.
 
-        Raises InputError where there is none, or it is larger than it may be, or not of the `size` that it was said to have.
+        Raises InputError where there is none or it is too large, IntegrityError where it has not the `size` announced.
         """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         where = f"{self}: {path}"
         with explained(where):
-            found = get_hf_file_metadata(hf_hub_url(self.repo, path, repo_type="dataset", revision=self.commit)).size
-            if found is not None and found > most_bytes:
-                raise InputError(f"{where}: {found:,} bytes; at most {most_bytes:,} are read")
-            if size is not None and found is not None and found != size:
-                raise InputError(f"{where}: {found:,} bytes where {size:,} are announced; ask its owner to push it again")
+            if not constants.HF_HUB_OFFLINE:  # offline, what lies in the cache is read: its size is known to the reader
+                found = get_hf_file_metadata(hf_hub_url(self.repo, path, repo_type="dataset", revision=self.commit)).size
+                if found is not None and found > most_bytes:
+                    raise InputError(f"{where}: {found:,} bytes; at most {most_bytes:,} are read")
+                if size is not None and found is not None and found != size:
+                    raise IntegrityError(f"{where}: {found:,} bytes where {size:,} are announced; ask its owner to push it again")
             return Path(hf_hub_download(self.repo, path, repo_type="dataset", revision=self.commit, force_download=again))
 
 
@@ -58,10 +59,13 @@ def resolve(source: str, *, revision: str | None = None) -> HubCommit:
     repo, named = f"{found[1]}/{found[2]}", found[3]
     if named and revision and named != revision:
         raise UsageError(f"{source}: names the revision {named!r}, and --revision {revision!r}; give one of them")
+    revision = named or revision
+    if revision and _COMMIT.fullmatch(revision):
+        return HubCommit(repo, revision)
     with explained(source):
         from huggingface_hub import HfApi
 
-        commit = HfApi().dataset_info(repo, revision=named or revision).sha
+        commit = HfApi().dataset_info(repo, revision=revision).sha
     if commit is None or not _COMMIT.fullmatch(commit):
         raise InputError(f"{source}: the Hub names no commit for it ({commit!r}); try again later")
     return HubCommit(repo, commit)

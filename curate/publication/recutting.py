@@ -1,0 +1,573 @@
+"""Another cut of a publication: its rows and scores as a run's folder, and on that folder the one `select` there is."""
+
+import contextlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curate import _fs
+from curate.annotations import Annotations, AnnotationStore
+from curate.annotations.planning import KEY
+from curate.annotations.store import PLAN, folder_of
+from curate.errors import CurateError, InputError, IntegrityError, RecipeError, UsageError
+from curate.examples import stable_hash
+from curate.examples.record import excerpt
+from curate.filters import known_filters
+from curate.filters.base import REASON
+from curate.publication.opened import LEDGER, Publication, open_publication
+from curate.recipes import Recipe, load_recipe
+from curate.recipes.hub import HubCommit
+from curate.recipes.schema import TARGET
+from curate.rows import FACTS, MANIFEST, SHARD_ROWS, RowStore, rows_schema
+from curate.selection import Selection, SelectionReport, select
+from curate.selection.frame import Bools, Ints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NOT_PUBLISHED = "(not published)"
+"""Stands for the text of a row that was not published, where a report shows it. Such a row is never kept."""
+_OURS = ("prompt", "completion", "row", "id", "source", "gold", "tests", "group")
+_WORD = re.compile(r"\w{1,100}", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def _plain_name(publication: Publication) -> str:
+    """The repository, or the folder's own name: no path of this machine."""
+    place = publication.place
+    return place.repo if isinstance(place, HubCommit) else Path(publication.name).resolve().name
+
+
+@dataclass(frozen=True)
+class Recut:
+    """A new selection from a publication, and where it lies."""
+
+    out: Path
+    report: SelectionReport
+    selection: Selection
+    publication: str
+    commit: str | None
+    is_whole: bool
+    """Whether every row was published: the folder is then a run like any other. Else it holds the selection alone."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A publication as the run that it was made from."""
+
+    annotations: Annotations
+    published: Bools
+    """Which rows' text is there."""
+    changed: Ints
+    """Published rows whose text is not what their `row_hash` says."""
+
+
+def recut(
+    source: str | Path | Publication,
+    recipe: str | Path | Recipe,
+    into: str | Path,
+    *,
+    revision: str | None = None,
+    model: str | None = None,
+) -> Recut:
+    """Apply another recipe to a publication, without model or GPU; writes into the folder `into` what `curate select` writes.
+
+    Raises RecipeError where the recipe asks for scores that were not published, InputError where it would keep such rows.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    publication = source if isinstance(source, Publication) else open_publication(source, revision=revision)
+    _require_scores(publication, chosen)
+    out = Path(into)
+    _require_ours(out)
+    with _fs.run_folder(out):
+        work = out / f"{_fs.TEMPORARY}recut"
+        shutil.rmtree(work, ignore_errors=True)
+        with _fs.run_folder(work):
+            restored = restore(publication, work)
+            if len(restored.changed):
+                raise IntegrityError(f"{publication.name}: {_changed(restored.changed)}; ask its owner for a new push")
+            selection = decide(publication, restored.annotations, chosen, model)
+            _require_published(publication, selection, restored.published)
+            report = _honest(selection.report, selection, restored.published)
+            _save(selection, report, work)
+        is_whole = bool(restored.published.all())
+        _move(work, out, is_whole=is_whole)
+        shutil.rmtree(work, ignore_errors=True)
+        restored.annotations.rows.folder = out / "rows"
+    return Recut(out, report, selection, publication.name, publication.commit, is_whole)
+
+
+def _require_ours(out: Path) -> None:
+    """Refuse the folder of a run that was not cut from a publication."""
+    if (out / "rows" / MANIFEST).is_file() or (out / "lock.json").is_file():
+        lock = _fs.read_json(out / "lock.json") if (out / "lock.json").is_file() else {}
+        if lock.get("input", {}).get("kind") != "publication":
+            raise UsageError(f"{out}: holds a run of its own; choose another folder with --out")
+
+
+def _require_scores(publication: Publication, recipe: Recipe) -> None:
+    """Raise RecipeError where a recipe needs scores that were not published."""
+    there = publication.filters()
+    lacking = sorted(set(recipe.all_filters) - set(there))
+    if lacking:
+        steps = [str(step) for step in recipe.steps if any(field.partition(".")[0] in lacking for field in step.fields())]
+        needs = f" (`{steps[0]}`)" if steps else ""
+        raise RecipeError(
+            f"{recipe.name}: asks for the scores of {', '.join(lacking)}{needs}, which {publication.name} does not hold; "
+            f"it holds those of {', '.join(sorted(there)) or 'no filter'}: they need the rows' text, so score the rows anew"
+        )
+    for step in recipe.steps:
+        for field in step.fields():
+            name, _, output = field.partition(".")
+            if output not in there[name]:
+                why = "was left out of the push" if field in publication.checked.left_out else "was not published"
+                raise RecipeError(f"{recipe.name}: `{step}` reads {field}, which {why} ({publication.name})")
+
+
+def decide(publication: Publication, annotations: Annotations, recipe: Recipe, model: str | None = None) -> Selection:
+    """The selection that a recipe makes; looks no model up that the publication names in the same words."""
+    filters = dict(recipe.filters)
+    for name, given in publication.facts["recipe"].get("filters", {}).items():
+        if name in filters and isinstance(given, dict) and given.get("model") == filters[name].get("model") is not None:
+            filters[name] = {**filters[name], "model": TARGET}
+    asked = recipe.model_copy(update={"filters": filters})
+    _require_parameters(publication, annotations, asked, model)
+    selection = select(annotations, asked, model=model)
+    selection.recipe = recipe
+    return selection
+
+
+def _require_parameters(publication: Publication, annotations: Annotations, recipe: Recipe, model: str | None) -> None:
+    """Raise RecipeError where the recipe wants a filter with other parameters, or of another model, than the scores are of."""
+    for name, filter_ in recipe.build_filters({"model": TARGET}).items():
+        try:
+            annotations.choose({name: filter_}, model=model)
+        except RecipeError as error:
+            (store,) = (store for store in annotations.stores if store.filter_name == name)
+            found = excerpt(json.dumps(store.plan["parameters"], ensure_ascii=False, sort_keys=True), length=300)
+            wanted = "" if model is None else f" of {model}"
+            raise RecipeError(
+                f"{recipe.name}: asks for the scores of {name}{wanted} with other parameters or of another version than "
+                f"{publication.name} holds, which are of version {store.plan['fingerprint']['version']} with {found}"
+            ) from error
+
+
+def _require_published(publication: Publication, selection: Selection, published: Bools) -> None:
+    """Raise InputError where rows would be kept whose text is not there."""
+    wanting = np.flatnonzero(selection.kept & ~published)
+    if not len(wanting):
+        return
+    first = ", ".join(map(str, wanting[:10].tolist())) + (" ..." if len(wanting) > 10 else "")
+    scores = publication.facts
+    advice = (
+        "ask for another push, it holds too few"
+        if publication.has_rejected
+        else "ask its owner to push with --with-rejected, or choose a cut inside the published one"
+    )
+    raise InputError(
+        f"{selection.recipe.name}: would keep {len(wanting):,} rows that were not published (rows {first}); "
+        f"{publication.name} holds the text of {int(published.sum()):,} of {scores['rows']:,} rows: {advice}"
+    )
+
+
+def _honest(report: SelectionReport, selection: Selection, published: Bools) -> SelectionReport:
+    """The report without what would need the text of rows that are not there."""
+    if published.all() or report.diversity is None:
+        return report
+    note = "self-BLEU before and after is not given: it needs the text of all rows, and the rejected ones were not published"
+    return replace(report, diversity=None, warnings=[*report.warnings, note])
+
+
+def _save(selection: Selection, report: SelectionReport, work: Path) -> None:
+    from curate.selection.output import save_selection
+
+    save_selection(selection, report, work)
+
+
+def _move(work: Path, out: Path, *, is_whole: bool) -> None:
+    """Put the finished parts in their place; the lock, which speaks of them, last."""
+    lock = _fs.read_json(work / "lock.json")
+    for name in ("rows", "annotations"):
+        if is_whole:
+            _fs.replace_folder(work / name, out / name)
+        else:
+            shutil.rmtree(out / name, ignore_errors=True)
+    if not is_whole:  # the restored rows are not all there, so the folder does not claim to hold them
+        lock["files"] = {path: digest for path, digest in lock["files"].items() if path.startswith("selection/")}
+    _fs.replace_folder(work / "selection", out / "selection")
+    _fs.commit_json(out / "lock.json", lock)
+
+
+def _changed(rows: Ints) -> str:
+    first = ", ".join(map(str, rows[:10].tolist())) + (" ..." if len(rows) > 10 else "")
+    return f"{len(rows):,} rows do not hold the text that was scored (rows {first})"
+
+
+def restore(publication: Publication, folder: Path) -> Restored:
+    """Write `rows/` and `annotations/` of a run that has these scores, and of the text what was published.
+
+    Where the ledger was published as it was, the shards are the same too, and so are the bytes of what is kept.
+    """
+    scores = _checked_scores(publication)
+    borders = _borders(publication, scores.num_rows)
+    published = np.zeros(scores.num_rows, dtype=bool)
+    with _fitting(publication.name):
+        rows = _RowsWriter(publication, scores, folder / "rows", published)
+        store = rows.run(borders)
+        stores = [
+            _write_store(publication, name, outputs, scores, store, folder / "annotations")
+            for name, outputs in sorted(publication.filters().items())
+        ]
+    return Restored(Annotations(store, stores), published, np.unique(np.array(rows.changed, dtype=np.int64)))
+
+
+@contextlib.contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Arrow's complaints about files of others are no bugs of ours."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, KeyError) as error:
+        raise IntegrityError(f"{name}: its files do not fit together ({error}); ask its owner for a new push") from error
+
+
+def _checked_scores(publication: Publication) -> "pa.Table":
+    """The scores, one line per row, in the order of the rows."""
+    table = publication.scores().combine_chunks()
+    row = table["row"].to_numpy()
+    if not np.array_equal(row, np.arange(len(row))):
+        raise IntegrityError(f"{publication.name}: scores/ does not hold the rows 0 to {len(row) - 1} in order")
+    for name in ("prompt_key", "row_hash", "characters", "kept"):
+        if table[name].null_count:
+            raise IntegrityError(f"{publication.name}: scores/ has rows without {name}")
+    if not all(_HASH.fullmatch(value) for value in table["row_hash"].to_pylist()):
+        raise IntegrityError(f"{publication.name}: scores/ has a row_hash that is no hash")
+    return table
+
+
+def _borders(publication: Publication, rows: int) -> list[int]:
+    """Where the shards of the run began and ended: as `publication.json` says, else as the ledger was written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stops = publication.checked.shards
+    if stops and stops[-1] == rows:
+        return [0, *stops]
+    try:
+        with pq.ParquetFile(publication.path(LEDGER)) as file:
+            sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+    except (CurateError, OSError, pa.ArrowException):  # not needed for the decisions: `reproduce` says what is wrong with it
+        sizes = []
+    if sum(sizes) != rows or 0 in sizes:
+        return [*range(0, rows, SHARD_ROWS), rows]
+    return [0, *np.cumsum(sizes).tolist()]
+
+
+class _Cursor:
+    """The published rows of one config in the order of their numbers, a shard at a time."""
+
+    def __init__(self, publication: Publication, config: str) -> None:
+        self._tables = self._ascending(publication, config)
+        self._held: pa.Table | None = None
+
+    def _ascending(self, publication: Publication, config: str) -> "Iterator[pa.Table]":
+        if self._is_ascending(publication, config):
+            yield from publication.batches(config)
+            return
+        import pyarrow as pa  # an ordered selection: its rows have to be put back first
+
+        yield pa.concat_tables(list(publication.batches(config))).sort_by("row")
+
+    @staticmethod
+    def _is_ascending(publication: Publication, config: str) -> bool:
+        last = -1
+        for table in publication.batches(config, ["row"]):
+            rows = table["row"].to_numpy()
+            if len(rows) and (rows[0] <= last or (np.diff(rows) <= 0).any()):
+                return False
+            last = int(rows[-1]) if len(rows) else last
+        return True
+
+    def take(self, stop: int) -> "pa.Table | None":
+        """All rows below `stop` that were not taken before; None where there are none."""
+        import pyarrow as pa
+
+        found = []
+        while True:
+            if self._held is None:
+                self._held = next(self._tables, None)
+            if self._held is None:
+                break
+            count = int(np.searchsorted(self._held["row"].to_numpy(), stop))
+            found.append(self._held.slice(0, count))
+            if count < self._held.num_rows:
+                self._held = self._held.slice(count)
+                break
+            self._held = None
+        tables = [table for table in found if table.num_rows]
+        return pa.concat_tables(tables).combine_chunks() if tables else None
+
+
+class _RowsWriter:
+    """`rows/` of a run that was published."""
+
+    def __init__(self, publication: Publication, scores: "pa.Table", folder: Path, published: Bools) -> None:
+        self.publication, self.scores, self.folder, self.published = publication, scores, folder, published
+        self.changed: list[int] = []
+        self.configs = ["default", *(["rejected"] if publication.has_rejected else [])]
+        self.schema: pa.Schema | None = None
+        self.plain: dict[str, dict[str, str]] = {"id": {}, "source": self._hashed_sources()}
+
+    def _hashed_sources(self) -> dict[str, str]:
+        """The names of the sources of which scores hold the hash, as far as published rows tell."""
+        there = set(self.scores["source"].to_pylist())
+        if not any(value is not None and _HASH.fullmatch(value) for value in there):
+            return {}
+        names: set[str | None] = set()
+        for config in self.configs:
+            if "source" in self._columns().names:
+                names.update(*(table["source"].to_pylist() for table in self.publication.batches(config, ["source"])))
+        return {digest: name for name in names if name is not None and (digest := stable_hash(name)) in there}
+
+    def run(self, borders: list[int]) -> RowStore:
+        """Write all shards and the manifest."""
+        import pyarrow as pa
+
+        _fs.make_folder(self.folder)
+        cursors = [_Cursor(self.publication, config) for config in self.configs]
+        parts = []
+        for index, (start, stop) in enumerate(itertools.pairwise(borders)):
+            texts = [table for cursor in cursors if (table := cursor.take(stop)) is not None]
+            text = pa.concat_tables(texts) if texts else None
+            table = self._table(start, stop, text)
+            entry = _fs.commit_table(_fs.part_path(self.folder, index), table)
+            marker = {**entry, "start": start, "stop": stop, "content": stable_hash(entry["sha256"])}
+            _fs.commit_json(_fs.marker_path(self.folder, index), marker)
+            parts.append(marker)
+        if any(cursor.take(1 << 62) is not None for cursor in cursors):
+            raise IntegrityError(f"{self.publication.name}: holds rows that its scores do not know")
+        self._finish(parts)
+        return RowStore(self.folder)
+
+    def _finish(self, parts: list[dict[str, Any]]) -> None:
+        import pyarrow as pa
+
+        refused = pa.table({name: pa.array([], pa.string()) for name in ("place", "reason", "detail")})
+        lock, facts = self.publication.lock, self.publication.facts
+        refusals = facts.get("refused")
+        first = self._columns()
+        _fs.commit_json(
+            self.folder / MANIFEST,
+            {
+                "format": _fs.FORMAT,
+                "input": {
+                    "kind": "publication",
+                    "name": _plain_name(self.publication),
+                    "revision": self.publication.commit,
+                    "split": self.publication.split,
+                    "sha256": _fs.sha256(self.publication.facts_file),
+                    "of": {"input": lock.get("input"), "rows": lock.get("rows"), "recipe_hash": lock.get("recipe_hash")},
+                },
+                "shard_rows": SHARD_ROWS,
+                "parts": parts,
+                "rows": self.scores.num_rows,
+                "read": self.scores.num_rows,
+                "most_messages": 0,
+                "refused": _fs.commit_table(self.folder / "refused.parquet", refused),
+                "refused_reasons": {"not told": refusals} if isinstance(refusals, int) and refusals > 0 else {},
+                "sources": {},
+                "columns": {},
+                "facts": sorted(set(FACTS) & set(first.names)),
+                "typed": bool(self._extra(first)),
+                "layout": "prompt/completion",
+                "conversational": not pa.types.is_string(first.field("prompt").type),
+            },
+        )
+
+    def _columns(self) -> "pa.Schema":
+        """The columns of the published rows."""
+        if self.schema is None:
+            table = next(self.publication.batches("default"), None)
+            if table is None or not {"prompt", "completion", "row"} <= set(table.column_names):
+                raise IntegrityError(f"{self.publication.name}: data/ lacks the columns prompt, completion and row")
+            self.schema = table.schema
+        return self.schema
+
+    @staticmethod
+    def _extra(schema: "pa.Schema") -> "list[pa.Field]":
+        """The user's own columns."""
+        return [field for field in schema if field.name not in _OURS]
+
+    def _table(self, start: int, stop: int, text: "pa.Table | None") -> "pa.Table":
+        """One shard of `rows/`."""
+        import pyarrow as pa
+
+        scores = self.scores.slice(start, stop - start)
+        columns = self._columns()
+        extra = self._extra(columns)
+        schema = rows_schema(pa.schema(extra) if extra else None)
+        if text is None:
+            text = columns.empty_table()
+        at = text["row"].to_numpy() - start
+        if len(at) and (at.min() < 0 or at.max() >= stop - start or len(np.unique(at)) < len(at)):
+            raise IntegrityError(f"{self.publication.name}: holds a row twice, or rows that its scores do not know")
+        self.published[start + at] = True
+        place = np.full(stop - start, -1, dtype=np.int64)
+        place[at] = np.arange(len(at))
+        indices = pa.array(place, mask=place < 0)
+        hashes = [bytes.fromhex(value) for value in scores["row_hash"].to_pylist()]
+        taken = {
+            name: text[name].combine_chunks().take(indices) for name in columns.names if name not in ("prompt", "completion")
+        }
+        values: dict[str, Any] = {
+            "row": scores["row"],
+            "id": self._label("id", scores, text, place, start),
+            "prompt_key": scores["prompt_key"],
+            "content_key": pa.array(hashes, pa.binary(16)),
+            "characters": scores["characters"],
+            "messages": self._messages(text, place, hashes, start),
+            "source": self._label("source", scores, text, place, start),
+        }
+        for name in ("gold", "tests", "group"):
+            values[name] = taken.get(name, pa.nulls(stop - start, schema.field(name).type))
+        if extra:
+            values["extra"] = pa.StructArray.from_arrays([taken[field.name] for field in extra], fields=list(extra))
+        else:
+            values["extra"] = pa.nulls(stop - start, pa.string())
+        return pa.table([_chunk(values[name]).cast(schema.field(name).type) for name in schema.names], schema=schema)
+
+    def _label(self, name: str, scores: "pa.Table", text: "pa.Table", place: Ints, start: int) -> "pa.Array":
+        """Id or source: as the published rows have it. Scores hold a hash where it is text of the row."""
+        import pyarrow as pa
+
+        said = scores[name].to_pylist()
+        if name not in text.column_names:
+            return pa.array(said, pa.string())
+        plain = text[name].to_pylist()
+        for offset, index in enumerate(place.tolist()):
+            if index < 0 or plain[index] == said[offset]:
+                continue
+            if plain[index] is None or stable_hash(plain[index]) != said[offset]:
+                self.changed.append(start + offset)
+            else:
+                self.plain[name][said[offset]] = plain[index]
+            said[offset] = plain[index]
+        # One name per source, also where a rejected row has it as a hash only.
+        return pa.array([self.plain[name].get(value, value) for value in said], pa.string())
+
+    def _messages(self, text: "pa.Table", place: Ints, hashes: list[bytes], start: int) -> list[list[dict[str, str]]]:
+        """Conversations, compared with their hashes; a placeholder where the text was not published."""
+        prompts, completions = text["prompt"].to_pylist(), text["completion"].to_pylist()
+        found = []
+        for offset, index in enumerate(place.tolist()):
+            if index < 0:
+                found.append([{"role": role, "content": NOT_PUBLISHED} for role in ("user", "assistant")])
+                continue
+            candidates = list(conversations(prompts[index], completions[index]))
+            key = hashes[offset].hex()
+            true = next((messages for messages in candidates if stable_hash(messages) == key), None)
+            if true is None:
+                self.changed.append(start + offset)
+            found.append(true or candidates[0])
+        return found
+
+
+def conversations(prompt: Any, completion: Any) -> Iterator[list[dict[str, str]]]:
+    """The messages that a published row can have been: strings do not say whether the prompt was the user's or the system's."""
+    if isinstance(prompt, list) and isinstance(completion, list):
+        yield [{"role": message["role"], "content": message["content"]} for message in prompt + completion]
+        return
+    answer = {"role": "assistant", "content": completion}
+    yield [{"role": "user", "content": prompt}, answer]
+    yield [{"role": "system", "content": prompt}, answer]
+
+
+def _chunk(column: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        message = pa.struct([("role", pa.string()), ("content", pa.string())])
+        return pa.array(column, pa.list_(message))
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _write_store(
+    publication: Publication, name: str, outputs: Mapping[str, str], scores: "pa.Table", rows: RowStore, annotations: Path
+) -> AnnotationStore:
+    """The annotations of one filter, as a run holds them."""
+    import pyarrow as pa
+
+    fingerprint = _fingerprint(publication, name)
+    folder = annotations / folder_of(fingerprint)
+    _fs.make_folder(folder)
+    _fs.commit_json(
+        folder / PLAN,
+        {
+            "format": _fs.FORMAT,
+            "fingerprint": fingerprint,
+            "parameters": _parameters(publication, name, fingerprint),
+            "rows": {"identity": rows.identity, "count": rows.count},
+            "shards": [[shard.start, shard.stop] for shard in rows.shards],
+            "settings": {},
+            "reused": None,
+        },
+    )
+    store = AnnotationStore(folder)
+    for shard in rows.shards:
+        here = scores.slice(shard.start, shard.stop - shard.start)
+        struct = _struct(publication, name, outputs, here)
+        keys = rows.read(shard, ["content_key"])["content_key"]
+        store.commit(shard, pa.table({"row": here["row"], "id": here["id"], KEY: keys, name: struct}))
+    store.finish({})
+    return store
+
+
+def _struct(publication: Publication, name: str, outputs: Mapping[str, str], scores: "pa.Table") -> "pa.StructArray":
+    """A filter's outputs in the order in which it declares them, and why rows are unscored."""
+    import pyarrow as pa
+
+    filter_ = known_filters().get(name)
+    left_out = [field.partition(".")[2] for field in publication.checked.left_out if field.startswith(f"{name}.")]
+    names = dict.fromkeys([*(filter_.outputs if filter_ else ()), *(output for output in outputs if output != REASON), *left_out])
+    arrays, fields = [], []
+    for output in names:
+        if output in outputs:
+            array = _chunk(scores[outputs[output]])
+        elif output in left_out:
+            array = pa.nulls(scores.num_rows, pa.string())
+        else:
+            continue
+        arrays.append(array)
+        fields.append(pa.field(output, array.type))
+    reason = _chunk(scores[outputs[REASON]]) if REASON in outputs else pa.nulls(scores.num_rows, pa.string())
+    return pa.StructArray.from_arrays([*arrays, reason], fields=[*fields, pa.field(REASON, pa.string())])
+
+
+def _fingerprint(publication: Publication, name: str) -> dict[str, Any]:
+    """What the lock says that the scores of a filter depend on."""
+    try:
+        found = publication.lock["annotations"][name]["fingerprint"]
+        usable = isinstance(found, dict) and found["filter"] == name and isinstance(found["version"], int)
+    except (KeyError, TypeError):
+        usable = False
+    if not usable or not _WORD.fullmatch(name):
+        raise IntegrityError(f"{publication.name}: lock.json does not say what the scores of {name} are; ask for a new push")
+    return dict(found)
+
+
+def _parameters(publication: Publication, name: str, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter's parameters: as fingerprinted, and those that only locate something as the recipe gives them."""
+    try:
+        given = Recipe(**json.loads(json.dumps(publication.facts["recipe"]))).all_filters.get(name, {})
+    except (ValueError, TypeError):  # of filters that are not installed here
+        given = publication.facts["recipe"].get("filters", {}).get(name, {})
+    parameters = fingerprint.get("parameters", {})
+    return {**(given if isinstance(given, dict) else {}), **(parameters if isinstance(parameters, dict) else {})}
