@@ -437,7 +437,7 @@ def test_arms_of_unlike_tokens_limit_what_is_said(tmp_path: Path) -> None:
 
 
 def test_a_step_that_rejects_nothing_and_is_not_judged_is_told(out: Path) -> None:
-    drop, idle = {"drop": {"field": "given.flag", "is": True}}, {"drop": {"field": "given.value", "at_least": 1e9}}
+    drop, idle = {"drop": {"field": "given.flag", "is": True}}, {"drop": {"field": "given.value", "above": 1e9}}
     assert prepared(out, drop).notes == []
     (note,) = prepared(out, drop, idle).notes
     assert "given.value" in note
