@@ -196,7 +196,13 @@ def waterfall(run: RunData) -> dict[str, Any]:
             notes.append(f"{step['unscored']:,} unscored")
         left = stages[-1]["left"] - lost
         stages.append(
-            {"name": run.shown(run.step_names[at]), "note": "; ".join(notes), "removed": lost, "left": left, "before": left + lost}
+            {
+                "name": run.shown(run.step_names[at]),
+                "note": "; ".join(notes),
+                "removed": lost,
+                "left": left,
+                "before": left + lost,
+            }
         )
     return {"stages": stages, "total": run.read, "sources": _by_source(run)}
 
@@ -209,8 +215,8 @@ def _by_source(run: RunData) -> list[dict[str, Any]]:
     counts = np.bincount(source * (steps + 1) + run.rejected_by + 1, minlength=len(names) * (steps + 1)).reshape(len(names), -1)
     found = []
     for at, name in enumerate(names):
-        known: Mapping[str, Any] = lengths.get(run.source_names[at], {}) if not name.startswith("(") or len(names) == 1 else {}
-        known = known or (lengths.get(None, {}) if name == "(no source)" else {})
+        is_one = len(run.source_names) <= MOST_SOURCES or at < MOST_SOURCES - 1
+        known: Mapping[str, Any] = lengths.get(run.source_names[at], {}) if is_one else {}
         found.append(
             {
                 "name": name,

@@ -155,7 +155,9 @@ class RunData:
             for output in self._ledger.schema.field(name).type:
                 if output.name == REASON:
                     continue
-                kind: Kind = "flag" if pa.types.is_boolean(output.type) else "word" if pa.types.is_string(output.type) else "number"
+                kind: Kind = (
+                    "flag" if pa.types.is_boolean(output.type) else "word" if pa.types.is_string(output.type) else "number"
+                )
                 field = Field(f"{name}.{output.name}", kind, sheet.get(output.name, ""))
                 if field.name not in _NAMES and self.column(field.name).valid.any():
                     found.append(field)
