@@ -14,6 +14,7 @@ from curate.errors import InputError, IntegrityError, RecipeError, UsageError
 from curate.examples.record import excerpt
 from curate.recipes import Recipe, load_recipe
 from curate.recipes.hub import RECIPE, HubCommit, is_on_hub, resolve
+from curate.recipes.loading import MOST_BYTES as MOST_RECIPE_BYTES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,7 @@ SCORE_TYPES = ("double", "int64", "bool", "string")
 BATCH_ROWS = 1_000
 BATCH_BYTES = 32 << 20
 MOST_FACTS_BYTES = 16 << 20
+MOST_JSON_BYTES = 256 << 20
 MOST_BATCH_BYTES = 1 << 30
 """A batch of a thousand rows that is larger than this once decoded is no batch of training rows."""
 MOST_ROWS = 1 << 40
@@ -73,10 +75,10 @@ class LocalFolder:
         if not found.is_file():
             raise InputError(f"{found}: missing; the publication lists it: copy the whole folder, or fetch it again")
         actual = found.stat().st_size
-        if actual > most_bytes:
-            raise InputError(f"{found}: {actual:,} bytes; at most {most_bytes:,} are read")
         if size is not None and actual != size:
             raise IntegrityError(f"{found}: {actual:,} bytes where {size:,} were published; fetch it again")
+        if actual > most_bytes:
+            raise InputError(f"{found}: {actual:,} bytes; at most {most_bytes:,} are read")
         return found
 
 
@@ -144,7 +146,8 @@ class Publication:
         entry = self.checked.files.get(path)
         if entry is None:
             raise InputError(f"{self.name}: holds no {path}; it lists {', '.join(sorted(self.checked.files)[:8]) or 'nothing'}")
-        return self.place.fetch(path, most_bytes=entry["bytes"], size=entry["bytes"], again=again)
+        most = MOST_ROWS if path.endswith(".parquet") else MOST_RECIPE_BYTES if path == RECIPE else MOST_JSON_BYTES
+        return self.place.fetch(path, most_bytes=most, size=entry["bytes"], again=again)
 
     def path(self, path: str) -> Path:
         """A file that `publication.json` lists, with the bytes that were published. Raises IntegrityError for any other."""
@@ -262,7 +265,7 @@ def open_publication(source: str | Path, *, revision: str | None = None) -> Publ
     if not (folder / FACTS).is_file():
         is_run = (folder / "rows").is_dir() or (folder / "selection").is_dir()
         advice = (
-            "it is the folder of a run; `curate push` makes a publication of it" if is_run else "it is no publication of curate"
+            "it is a run's folder; `curate push` makes a publication of it" if is_run else "it is no publication of curate"
         )
         raise InputError(f"{folder}: holds no {FACTS}: {advice}")
     return Publication(LocalFolder(folder))

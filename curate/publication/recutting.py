@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 NOT_PUBLISHED = "(not published)"
 """Stands for the text of a row that was not published, where a report shows it. Such a row is never kept."""
+HASHES = "row_hashes.parquet"
+"""In the folder of a cut from a publication that does not hold all rows: what `curate diff` knows them by."""
 _OURS = ("prompt", "completion", "row", "id", "source", "gold", "tests", "group")
 _WORD = re.compile(r"\w{1,100}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -98,6 +100,10 @@ def recut(
             report = _honest(selection.report, selection, restored.published)
             _save(selection, report, work)
         is_whole = bool(restored.published.all())
+        if is_whole:
+            (out / HASHES).unlink(missing_ok=True)
+        else:
+            _fs.commit_table(out / HASHES, publication.scores(["row", "row_hash"]))
         _move(work, out, is_whole=is_whole)
         shutil.rmtree(work, ignore_errors=True)
         restored.annotations.rows.folder = out / "rows"

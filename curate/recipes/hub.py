@@ -39,10 +39,10 @@ class HubCommit:
         with explained(where):
             if not constants.HF_HUB_OFFLINE:  # offline, what lies in the cache is read: its size is known to the reader
                 found = get_hf_file_metadata(hf_hub_url(self.repo, path, repo_type="dataset", revision=self.commit)).size
-                if found is not None and found > most_bytes:
-                    raise InputError(f"{where}: {found:,} bytes; at most {most_bytes:,} are read")
                 if size is not None and found is not None and found != size:
                     raise IntegrityError(f"{where}: {found:,} bytes where {size:,} are announced; ask its owner to push it again")
+                if found is not None and found > most_bytes:
+                    raise InputError(f"{where}: {found:,} bytes; at most {most_bytes:,} are read")
             return Path(hf_hub_download(self.repo, path, repo_type="dataset", revision=self.commit, force_download=again))
 
 
