@@ -83,7 +83,7 @@ def _columns(run: RunData, rows: Ints) -> dict[str, Any]:
             numbers[field.name] = [rounded(value) if there else None for value, there in zip(values, valid, strict=True)]
         elif field.kind == "flag":
             has.append((field.name, [there and bool(value) for value, there in zip(values, valid, strict=True)]))
-        elif (found := categories(column)) is not None and all(len(name) <= 80 for name in found[0]):  # noqa: PLR2004
+        elif (found := categories(column)) is not None and all(len(name) <= 80 for name in found[0]):
             names, codes = found
             words[field.name] = {"names": [visible(name) for name in names], "of": [codes[row] for row in rows.tolist()]}
     bounds = list(dict.fromkeys(name for row in rows.tolist() for name in run.fails[row]))
@@ -122,7 +122,7 @@ def _texts(run: RunData, rows: Ints) -> tuple[list[str], list[str]]:
         for at in wanted.tolist():
             example = examples[at]
             turns = example.prompt
-            text = example.prompt_text if len(turns) < 2 else "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)  # noqa: PLR2004
+            text = example.prompt_text if len(turns) < 2 else "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
             prompts.append(text)
             completions.append(example.completion)
     return prompts, completions

@@ -14,6 +14,8 @@ from curate.selection.steps import random_keys
 BINS = 40
 MOST_SOURCES = 24
 """Sources with charts of their own; the others are drawn together."""
+HALF = 0.5
+"""Bins of whole numbers begin and end between two of them."""
 POINTS = 2_500
 """Points of one scatter plot: more are a cloud, and the same cloud."""
 LOG_SPAN = 30.0
@@ -65,6 +67,7 @@ def _histogram(run: RunData, field: Field, sources: int, source: Ints) -> dict[s
         "what": field.what,
         "edges": [rounded(edge) for edge in edges.tolist()],
         "log": is_log,
+        "whole": len(edges) > 2 and not is_log and float(edges[0]) % 1 == HALF,
         "rejected": counts[:, 0].tolist(),
         "kept": counts[:, 1].tolist(),
         "beyond": int(((values < edges[0]) | (values > edges[-1])).sum()),
@@ -88,7 +91,7 @@ def _edges(values: Floats) -> tuple[Floats, bool]:
     if bool(np.all(values == np.floor(values))):
         width = max(1, int(np.ceil((high - low + 1) / BINS)))
         first = np.floor(low / width) * width
-        whole: Floats = np.arange(first, high + width + 0.5, width) - 0.5
+        whole: Floats = np.arange(first, high + width + HALF, width) - HALF
         if not _is_wide(values):
             return whole, False
     if _is_wide(values):
@@ -148,7 +151,7 @@ def _picture(run: RunData, title: str, wanted: Sequence[str], adds: str) -> dict
         "rows": len(both),
         "drawn": len(chosen),
         "without": run.count - len(both),
-        "correlation": rounded(spearman(x[both], y[both]), 2) if len(both) > 2 else None,  # noqa: PLR2004
+        "correlation": rounded(spearman(x[both], y[both]), 2) if len(both) > 2 else None,
         "medians": {
             name: [len(rows), *([rounded(float(np.median(values[rows])), 4) for values in (x, y)] if len(rows) else [None, None])]
             for name, rows in (("kept", both[run.kept[both]]), ("rejected", both[~run.kept[both]]))
@@ -191,19 +194,13 @@ def waterfall(run: RunData) -> dict[str, Any]:
     stages.append({"name": "refused", "note": told, "removed": run.read - run.count, "left": run.count, "before": run.read})
     for at, step in enumerate(run.report["steps"]):
         lost = int((run.rejected_by == at).sum())
-        notes = [f"{count:,} ranked within {name}" for name, count in step["groups"].items()]
+        ranked = sorted(step["groups"].items(), key=lambda group: -group[1])
+        notes = ["rows ranked within their " + ", ".join(f"{name} {count:,}" for name, count in ranked)] if ranked else []
         if step["unscored"]:
             notes.append(f"{step['unscored']:,} unscored")
         left = stages[-1]["left"] - lost
-        stages.append(
-            {
-                "name": run.shown(run.step_names[at]),
-                "note": "; ".join(notes),
-                "removed": lost,
-                "left": left,
-                "before": left + lost,
-            }
-        )
+        name, note = run.shown(run.step_names[at]), "; ".join(notes)
+        stages.append({"name": name, "note": note, "removed": lost, "left": left, "before": left + lost})
     return {"stages": stages, "total": run.read, "sources": _by_source(run)}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from curate import _fs
 from curate.errors import UsageError
-from curate.filters import known_filters
 from curate.reports.browsing import browsable
 from curate.reports.figures import drawn_sources, flags, histograms, pictures, waterfall
 from curate.reports.proof import trial_facts
@@ -65,7 +64,7 @@ def render(run: RunData, *, examples: int, surprise_rows: int, with_surprise: bo
         "charts": trial.get("charts", []),
     }
     style, script = ((_FOLDER / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return _template().render(
+    page: str = _template().render(
         style=_trusted(style),
         script=_trusted(script),
         policy="; ".join(
@@ -95,6 +94,7 @@ def render(run: RunData, *, examples: int, surprise_rows: int, with_surprise: bo
         findings=[(name, key, str(value)) for name, found in run.report["findings"].items() for key, value in found.items()],
         sample=data["rows"]["sample"],
     )
+    return page
 
 
 def _template() -> Any:
@@ -104,7 +104,7 @@ def _template() -> Any:
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "share": _share}
+    environment.filters |= {"number": _number, "share": _share, "prose": _prose}
     return environment.get_template("report.html.jinja")
 
 
@@ -124,6 +124,16 @@ def _visible_charts(data: Mapping[str, Any]) -> Mapping[str, Any]:
         {**chart, "lines": [{**line, "name": visible(line["name"])} for line in chart["lines"]]} for chart in data["charts"]
     ]
     return {**data, "charts": charts}
+
+
+def _prose(text: str) -> Any:
+    """A sentence of ours, with what stands between back quotes as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(visible(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a lone back quote marks nothing
+        return Markup("`").join(parts)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -198,9 +208,3 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
     written = io.StringIO()
     yaml.dump({key: shown[key] for key in (*order, *(key for key in shown if key not in order)) if key in shown}, written)
     return written.getvalue()
-
-
-def filter_summary(name: str) -> str:
-    """A filter's first line."""
-    cls = known_filters().get(name)
-    return (cls.__doc__ or "").strip().split("\n", 1)[0] if cls else ""

@@ -124,8 +124,8 @@
       shape(svg, "text", { x: width - 8, y: height - 4, "text-anchor": "end" }, `${score.field}${score.log ? ", logarithmic" : ""}`);
       shape(svg, "text", { x: left, y: height - 4 }, "rows per bin");
     } else {
-      shape(svg, "text", { x: 0, y: height - 3 }, number(edges[0], 3));
-      shape(svg, "text", { x: width, y: height - 3, "text-anchor": "end" }, number(edges[edges.length - 1], 3));
+      shape(svg, "text", { x: 0, y: height - 3 }, number(score.whole ? Math.ceil(edges[0]) : edges[0], 3));
+      shape(svg, "text", { x: width, y: height - 3, "text-anchor": "end" }, number(score.whole ? Math.floor(edges[edges.length - 1]) : edges[edges.length - 1], 3));
     }
     shape(svg, "path", { class: "bars kept", d: bars(kept, x, edges, base, size, 1) });
     shape(svg, "path", { class: "bars rejected", d: bars(rejected, x, edges, base, size, -1) });
@@ -139,7 +139,8 @@
     svg.addEventListener("pointermove", (event) => {
       const here = event.offsetX;
       const bin = edges.findIndex((edge, at) => at + 1 < edges.length && here >= x(edge) && here < x(edges[at + 1]));
-      readout.textContent = bin < 0 ? "" : `${number(edges[bin])} to ${number(edges[bin + 1])}: ${whole.format(kept[bin])} kept, ${whole.format(rejected[bin])} rejected`;
+      const ends = score.whole ? [Math.ceil(edges[bin]), Math.floor(edges[bin + 1])] : [edges[bin], edges[bin + 1]];
+      readout.textContent = bin < 0 ? "" : `${[...new Set(ends)].map((end) => number(end)).join(" to ")}: ${whole.format(kept[bin])} kept, ${whole.format(rejected[bin])} rejected`;
     });
     svg.addEventListener("pointerleave", () => { readout.textContent = ""; });
   }
@@ -205,7 +206,7 @@
 
   function scatter(box, picture) {
     const { svg, width, height } = canvas(box, 380, `${picture.title}: ${picture.x.field} across, ${picture.y.field} up`);
-    const frame = { left: 48, right: 8, top: 32, bottom: 44, width, height, across: picture.x.label, up: picture.y.label };
+    const frame = { left: 48, right: 16, top: 32, bottom: 44, width, height, across: picture.x.label, up: picture.y.label };
     const x = scale(picture.x.low, picture.x.high, frame.left, width - frame.right);
     const y = scale(picture.y.low, picture.y.high, height - frame.bottom, frame.top);
     axes(svg, x, y, frame);
@@ -224,7 +225,7 @@
     const legend = element("ul", { class: "legend" }, ...["kept", "rejected"].map((side) => element("li", {}, element("i", { class: `key ${side}` }), side)));
     const readout = element("p", { class: "readout" }, "Point at a dot for its row.");
     box.append(legend, readout);
-    const ring = shape(svg, "circle", { class: "ring", r: 5, cx: -99, cy: -99 });
+    const ring = shape(svg, "circle", { class: "ring", r: 0 });
     let nearest = null;
     svg.addEventListener("pointermove", (event) => {
       let best = 144;
@@ -233,8 +234,8 @@
         const far = (point[0] - event.offsetX) ** 2 + (point[1] - event.offsetY) ** 2;
         if (far < best) [best, nearest] = [far, point];
       }
-      ring.setAttribute("cx", nearest ? nearest[0] : -99);
-      ring.setAttribute("cy", nearest ? nearest[1] : -99);
+      ring.setAttribute("r", nearest ? 5 : 0);
+      if (nearest) { ring.setAttribute("cx", nearest[0]); ring.setAttribute("cy", nearest[1]); }
       readout.textContent = nearest ? `row ${nearest[2]}, ${nearest[3]}: ${number(nearest[4])} across, ${number(nearest[5])} up` : "";
     });
     svg.addEventListener("click", () => { if (nearest) browser.open(nearest[2]); });
@@ -246,7 +247,7 @@
     const [xs, ys] = [every.map((point) => point[0]), every.map((point) => point[1])];
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
     const space = 0.05 * (high - low) || 1;
-    const frame = { left: 48, right: 8, top: 32, bottom: 44, width, height, across: chart.x, up: chart.y };
+    const frame = { left: 48, right: 16, top: 32, bottom: 44, width, height, across: chart.x, up: chart.y };
     const x = scale(Math.min(...xs), Math.max(...xs), frame.left, width - frame.right);
     const y = scale(low - space, high + space, height - frame.bottom, frame.top);
     axes(svg, x, y, frame);

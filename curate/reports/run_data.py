@@ -67,8 +67,8 @@ class RunData:
             raise IntegrityError(f"{ledger}: damaged or missing ({error}); run `curate select` again") from error
         if self._ledger.num_rows != self.rows.count or int(self.kept.sum()) != self.decision["kept_rows"]:
             raise IntegrityError(
-                f"{ledger}: tells of {self._ledger.num_rows} rows, {int(self.kept.sum())} kept; rows/ holds {self.rows.count} and "
-                f"selection.json says that {self.decision['kept_rows']} are kept; run `curate select` again"
+                f"{ledger}: tells of {self._ledger.num_rows} rows, {int(self.kept.sum())} kept; rows/ holds {self.rows.count} "
+                f"and selection.json says that {self.decision['kept_rows']} are kept; run `curate select` again"
             )
         self._columns: dict[str, Column] = {}
 
@@ -85,7 +85,8 @@ class RunData:
     @cached_property
     def kept(self) -> Bools:
         """Which rows are kept."""
-        return np.array(self._ledger["decision"].to_pylist()) == "kept"
+        kept: Bools = np.array([decision == "kept" for decision in self._ledger["decision"].to_pylist()], dtype=bool)
+        return kept
 
     @cached_property
     def step_names(self) -> list[str]:
@@ -204,7 +205,7 @@ class RunData:
     @cached_property
     def plans(self) -> dict[str, Mapping[str, Any]]:
         """The plan of every filter's annotations that this folder holds; with `--reuse` another may hold them."""
-        found = {}
+        found: dict[str, Mapping[str, Any]] = {}
         for name, facts in self.lock.get("annotations", {}).items():
             folder = self.out / "annotations" / str(facts["folder"])
             if folder.is_dir():
@@ -213,7 +214,7 @@ class RunData:
 
     @cached_property
     def model(self) -> Mapping[str, Any] | None:
-        """The model that the scores are of: `name` (a Hub id or a folder's last name), `identity`, `is_packaged`; None without one."""
+        """The model that the scores are of: `name` (a Hub id, or a folder's last name), `identity` and settings; None without."""
         for name, facts in self.lock.get("annotations", {}).items():
             if (known := model_facts(facts["fingerprint"])) is None:
                 continue
@@ -243,10 +244,10 @@ def _named(identity: Mapping[str, str], where: str | None) -> dict[str, Any]:
     except CurateError:
         is_packaged = False
     if is_packaged:
-        return {"name": "the packaged reference model", "is_packaged": True}
+        return {"name": "the packaged reference model"}
     if "repository" in identity:
-        return {"name": f"{identity['repository']} at {identity['revision'][:12]}", "is_packaged": False}
-    return {"name": Path(where).name if where else "a local model", "is_packaged": False}
+        return {"name": f"{identity['repository']} at {identity['revision'][:12]}"}
+    return {"name": Path(where).name if where else "a local model"}
 
 
 def data_sheet(name: str) -> dict[str, str]:
@@ -267,7 +268,13 @@ def data_sheet(name: str) -> dict[str, str]:
             output.append(start[2])
         elif output is not None:
             output.append(line.strip())
-    return {key: " ".join(words) for key, words in found.items()}
+    told = {key: " ".join(words) for key, words in found.items()}
+    for key, text in told.items():
+        # "as nll, over the content" alone tells a stranger nothing.
+        like = re.match(r"as (\w+),", text)
+        if like and like[1] in told and like[1] != key:
+            told[key] = f"{text} {like[1]}: {told[like[1]]}"
+    return told
 
 
 def _column(ledger: "pa.Table", name: str) -> Column:

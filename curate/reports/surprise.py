@@ -40,8 +40,8 @@ def choose_surprise(run: RunData, most: int) -> list[tuple[int, str]]:
     found: dict[int, str] = {}
     half, quarter = (most + 1) // 2, most // 4
     for rows, why in (
-        (near[run.kept[near]][: half // 2], "kept, nearest to the cut"),
-        (near[~run.kept[near]][: half - half // 2], "rejected, nearest to the cut"),
+        (near[run.kept[near]][: half // 2], "nearest to the cut"),
+        (near[~run.kept[near]][: half - half // 2], "nearest to the cut"),
         (by_value[:quarter], "most familiar"),
         (by_value[::-1][:quarter], "most surprising"),
         (by_value[np.linspace(0, len(by_value) - 1, min(most, len(by_value))).astype(int)], "in between"),
