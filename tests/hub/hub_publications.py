@@ -1,0 +1,208 @@
+"""What the tests of pushing share: publications of a few rows, pushes in processes of their own, and what a Hub shows after."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fake_hub import HubProcess
+
+from curate import _fs
+
+TESTS = Path(__file__).parents[1]
+REPO = "me/curated"
+TOKEN = "hf_ThisTokenMustNotBeShown0123456789"
+CARD = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+  default: true
+- config_name: scores
+  data_files:
+  - split: train
+    path: scores/train-*.parquet
+---
+
+# {title}
+"""
+IMPATIENT = {"first_s": 0.05, "longest_s": 0.2, "total_s": 20.0, "tries": 4, "answer_s": 20.0}
+"""Waiting times for tests."""
+
+
+def write_publication(folder: Path, *, title: str = "first", rows: int = 40, parts: int = 1, **facts: Any) -> Path:
+    """A publication that keeps every second row, split into `parts` files of rows each."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "scores").mkdir()
+    (folder / "curate").mkdir()
+    kept = rows // 2
+    for part in range(parts):
+        name = f"train-{part:05d}-of-{parts:05d}.parquet"
+        here = range(part * kept // parts, (part + 1) * kept // parts)
+        prompts = {"prompt": [f"{title}: {row}?" for row in here], "completion": [f"{row}." for row in here]}
+        _fs.commit_table(folder / "data" / name, pa.table(prompts))
+        scored = range(part * rows // parts, (part + 1) * rows // parts)
+        table = {"row": list(scored), "kept": [row % 2 == 0 for row in scored], "length_words": [row / 7 for row in scored]}
+        _fs.commit_table(folder / "scores" / name, pa.table(table))
+    _fs.commit_table(folder / "curate" / "ledger.parquet", pa.table({"row": list(range(rows))}))
+    (folder / "curate" / "recipe.yaml").write_text(f"name: {title}\n")
+    _fs.commit_json(folder / "curate" / "lock.json", {"title": title})
+    (folder / "README.md").write_text(CARD.format(title=title))
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _fs.sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "README.md"
+    }
+    source = {"kind": "files", "name": "rows.jsonl", "revision": None, "license": None, "is_private": None, "is_gated": None}
+    whole = {
+        "format": 1,
+        "curate": "0",
+        "split": "train",
+        "rows": rows,
+        "kept": kept,
+        "recipe": {"name": title},
+        "kept_hash": "0",
+        "columns": {"length_words": "length.words"},
+        "configs": ["default", "scores"],
+        "source": source | facts.pop("source", {}),
+        "stated": {"license": "mit", "private_source": None},
+        "license": "mit",
+        **facts,
+    }
+    _fs.commit_json(folder / "curate" / "publication.json", {**whole, "files": files})
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Sha256 of every file of a publication."""
+    return {p.relative_to(folder).as_posix(): _fs.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@dataclass
+class Push:
+    """A push in a process of its own."""
+
+    process: "subprocess.Popen[str]"
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def ready(self) -> None:
+        """Wait until everything is imported and the push begins."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == "ready\n", (line, self.process.communicate())
+
+    def outcome(self) -> dict[str, Any]:
+        """What it returned or raised, with what it wrote to stderr under `stderr`."""
+        out, err = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, err
+        return {**json.loads(out.splitlines()[-1]), "stderr": err, "stdout": out}
+
+
+def environment(hub: HubProcess, home: Path, **more: str) -> dict[str, str]:
+    """The environment of a client of the Hub, with a home and cache of its own."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home / "hf"),
+        "HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": f"{TESTS / 'hub'}{os.pathsep}{TESTS.parent}",
+        **more,
+    }
+
+
+def begin(hub: HubProcess, folder: Path, *, patience: Mapping[str, Any] | None = None, env: Any = None, **options: Any) -> Push:
+    """Begin a push of a folder to `REPO`."""
+    order = {"folder": str(folder), "repo": REPO, "patience": {**IMPATIENT, **(patience or {})}, **options}
+    worker = TESTS / "hub" / "hub_push_worker.py"
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, str(worker), json.dumps(order)],
+        env=environment(hub, home, **(env or {})),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return Push(process)
+
+
+def pushed(hub: HubProcess, folder: Path, **options: Any) -> dict[str, Any]:
+    """Push a folder to `REPO` and wait for the end."""
+    return begin(hub, folder, **options).outcome()
+
+
+def timed(hub: HubProcess, folder: Path) -> float:
+    """Seconds that an undisturbed push takes after its imports."""
+    push = begin(hub, folder)
+    push.ready()
+    start = time.monotonic()
+    push.outcome()
+    return time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a repository shows on main."""
+
+    files: dict[str, str]
+    titles: list[str]
+    sha: str
+    branches: list[str]
+    tags: dict[str, str]
+    private: bool
+    log: list[dict[str, Any]]
+
+    def requests(self, route: str) -> list[dict[str, Any]]:
+        """Requests whose path holds the route."""
+        return [entry for entry in self.log if route in entry["path"]]
+
+
+def shown(hub: HubProcess, repo: str = REPO) -> Shown | None:
+    """The state of the repository; None when there is none. The Hub's own .gitattributes is left out."""
+    state = hub.state()
+    found = state["repos"].get(repo)
+    if found is None:
+        return None
+    files = {path: digest for path, digest in found["heads"]["main"].items() if path != ".gitattributes"}
+    titles = [commit["title"] for commit in found["history"]["main"]]
+    return Shown(
+        files, titles, found["branches"]["main"], sorted(found["branches"]), found["tags"], found["private"], state["log"]
+    )
+
+
+def must_show(hub: HubProcess, repo: str = REPO) -> Shown:
+    """The state of a repository that is there."""
+    found = shown(hub, repo)
+    assert found is not None
+    return found
+
+
+def table_rows(path: Path) -> int:
+    """Rows of a Parquet file."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def digest(text: str) -> str:
+    """Sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
