@@ -219,7 +219,7 @@ class _Writing:
         self._small(RECIPE, recipe_yaml(self.recipe))
         self._json(LOCK, self.run.lock)
         if trial is not None:
-            self._json(TRIAL, trial.data)
+            self._json(TRIAL, trial[1].data)
         configs = [name for name, folder in FOLDERS.items() if any(path.startswith(f"{folder}/") for path in self.files)]
         counts = {name: sum(entry.get("rows", 0) for path, entry in self.files.items() if path.startswith(f"{folder}/"))
                   for name, folder in FOLDERS.items()}  # fmt: skip
@@ -243,7 +243,7 @@ class _Writing:
             "hashed": list(found.hashed),
             "cleaned": sorted(set(self.cleaned)),
             "configs": configs,
-            "trial": None if trial is None else trial.data.get("trial"),
+            "trial": None if trial is None else trial[0],
             "synthetic": is_synthetic(found.sources if "rejected" in configs else found.kept_sources, self.recipe),
             **cleaned(self.rights),
         }

@@ -77,8 +77,8 @@ def recipe_yaml(recipe: Mapping[str, Any]) -> bytes:
     return sink.getvalue()
 
 
-def trial_of(out: Path, recipe: Mapping[str, Any], lock: Mapping[str, Any], rows: RowStore) -> TrialReport | None:
-    """The finished trial of these very steps on these rows and scores.
+def trial_of(out: Path, recipe: Mapping[str, Any], lock: Mapping[str, Any], rows: RowStore) -> tuple[str, TrialReport] | None:
+    """The finished trial of these very steps on these rows and scores, and the name of its folder.
 
     Of several, the one with the most seeds, then the last by name: neither the verdict nor the clock may choose.
     """
@@ -89,7 +89,7 @@ def trial_of(out: Path, recipe: Mapping[str, Any], lock: Mapping[str, Any], rows
         plan = report.data.get("plan")
         if isinstance(plan, Mapping) and _is_of(plan, recipe, stores, rows.identity):
             found.append((len(plan["seeds"]), folder.name, report))
-    return max(found, key=lambda one: one[:2])[2] if found else None
+    return max(found, key=lambda one: one[:2])[1:] if found else None
 
 
 def _is_of(plan: Mapping[str, Any], recipe: Mapping[str, Any], stores: Mapping[str, str], identity: str) -> bool:

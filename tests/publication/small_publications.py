@@ -43,7 +43,7 @@ def small_bundle(folder: Path, *, bundle: dict[str, Any] | None = None, **run: A
 def stand_in_for_the_card() -> None:
     """Until `curate.hub_cards` is there: a card of nothing but its header."""
     try:
-        from curate.hub_cards import render_card  # noqa: F401
+        import curate.hub_cards.context  # noqa: F401
     except ImportError:
         module = ModuleType("curate.hub_cards")
         module.render_card = _render_card  # type: ignore[attr-defined]
