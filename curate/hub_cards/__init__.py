@@ -22,7 +22,7 @@ def render_card(
     """README.md of a publication: YAML header and Markdown, ending in a newline. The same run gives the same text.
 
     `facts` is what `curate/publication.json` holds; everything else is read from the run's folder. `repo` is where it will be
-    published, `license` what the publisher says of it. `with_examples` shows three kept rows, cut short: they are strangers' text.
+    published, `license` what the publisher says of it. `with_examples` shows three kept rows, cut short: strangers' text.
 
     Raises:
         UsageError: a folder without a selection, or a name that the Hub would not take.
@@ -47,7 +47,7 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (it makes text harmless in HTML; this is Markdown, and `finalize` lets nothing else pass)
+        autoescape=False,  # it makes text harmless in HTML; this is Markdown, and `finalize` lets nothing else pass
     )
     environment.filters = {name: getattr(inert, name) for name in ("code", "prose", "number")}
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))

@@ -146,8 +146,9 @@ class _Run:
             return Inert(f"{inert.link(str(name), address)}{at}")
         files = self._input_files()
         if files:
-            more = f" and {number(len(files) - 3)} more files" if len(files) > 3 else ""
-            return Inert(", ".join(code(without_paths(str(file["name"]))) for file in files[:3]) + more)
+            more = f" and {number(len(files) - 3)} more" if len(files) > 3 else ""
+            listed = ", ".join(code(without_paths(str(file["name"]))) for file in files[:3])
+            return Inert(f"the file{'s' if len(files) > 1 else ''} {listed}{more}")
         return code(without_paths(str(name))) if name else Inert("rows whose origin is not recorded")
 
     def _input_files(self) -> list[Mapping[str, Any]]:
@@ -160,7 +161,7 @@ class _Run:
         for name, entry in sorted(self.lock["annotations"].items()):
             for asked in _asked(entry["fingerprint"]):
                 label = self._model_name(asked["model"], str(entry["folder"]))
-                settings = [f"{what} {code(asked[key])}" for key, what in _SETTINGS.items() if asked.get(key)]
+                settings = [what.format(_setting(asked[key])) for key, what in _SETTINGS.items() if asked.get(key)]
                 users = found.get(label, (Inert(""), Inert("")))[1]
                 known = [part for part in users.split("; ") if part]
                 told = f"asked by {code(name)}" + (f" ({', '.join(settings)})" if settings else "")
@@ -178,9 +179,10 @@ class _Run:
             plan = _fs.read_json(self.out / "annotations" / folder / "plan.json")
         except IntegrityError:  # lies in another run's folder (`--reuse`)
             plan = {}
-        name = plan.get("parameters", {}).get("model") if isinstance(plan.get("parameters"), Mapping) else None
+        asked = plan.get("parameters")
+        where = asked.get("model") if isinstance(asked, Mapping) else None
         weights = identity.get("weights") if isinstance(identity, Mapping) else None
-        told = f"a local model, {code(without_paths(str(name)))}" if name else "a local model"
+        told = f"a local model, {code(without_paths(str(where)))}" if where else "a local model"
         return Inert(told + (f" with weights {code(str(weights)[:12])}" if weights else ""))
 
     # --- how to load it ---
@@ -224,7 +226,7 @@ class _Run:
                 yield Inert(f"Step {place} could not judge {number(step['unscored'])} rows: they have no score. {self._policy()}")
             for part in step["portions"]:
                 yield Inert(
-                    f"Step {place} mixed in {number(part['got'])} of {number(part['available'])} rows of {_source(part['source'])}, "
+                    f"Step {place} took {number(part['got'])} of {number(part['available'])} rows of {_source(part['source'])}, "
                     f"for a wanted share of {share(round(1000 * part['share']), 1000)}."
                 )
 
@@ -307,16 +309,16 @@ class _Run:
             yield Inert("All rows met the same fate, so there is nothing to explain.")
         else:
             yield Inert(
-                f"The length of a completion alone explains {_r2(by_length)} of the decisions, its source alone {_r2(by_source)}, "
-                f"both together {_r2(both)} (R squared of an additive model)."
+                f"The length of a completion alone explains {_r2(by_length)} of the decisions, its source alone "
+                f"{_r2(by_source)}, both together {_r2(both)} (R squared of an additive model)."
             )
             if both > MOSTLY:
                 yield Inert("**This is mostly a choice by length and source**: most of it could be had without any score.")
         alternatives = report["share_with_alternatives"]
         if alternatives is not None:
             yield Inert(
-                f"Of the rows that were ranked, {share(round(1e6 * alternatives), 10**6)} had another answer to the same prompt to "
-                "be compared with."
+                f"Of the rows that were ranked, {share(round(1e6 * alternatives), 10**6)} had another answer to the same "
+                "prompt to be compared with."
                 + (
                     " That is few: the papers' evidence is for choosing between answers to one prompt, or between sources."
                     if alternatives < FEW_ALTERNATIVES
@@ -349,7 +351,7 @@ class _Run:
                 share(flag.found_kept, flag.checked_kept),
             ]
             for flag in self.ledger.flags(filter_name)
-            if flag.field != "errors.contains_gold" and (flag.checked or flag.field in self._step_fields())
+            if flag.field not in _NO_ERRORS and (flag.checked or flag.field in self._step_fields())
         ]
         headers = ["sign", "what it is", "in all rows", "left in kept rows", "share"]
         return table(headers, rows, text_columns=2) if rows else None
@@ -372,9 +374,9 @@ class _Run:
                 else ""
             )
             yield Inert(
-                f"{code(field)} ranks a machine-written row above a human-written one in {number(100 * figures['auroc'])} % of pairs"
-                f"{_interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the human "
-                f"rows it finds {number(100 * figures['found_at_1'])} % of the machine-written ones"
+                f"{code(field)} ranks a machine-written row above a human-written one in {number(100 * figures['auroc'])} % of "
+                f"pairs{_interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the "
+                f"human rows it finds {number(100 * figures['found_at_1'])} % of the machine-written ones"
                 f"{_interval(entry.get('found_at_1_interval'))}."
             )
 
@@ -404,6 +406,7 @@ class _Run:
         scores = [
             [
                 code(score["arm"]),
+                _trained_on(score["arm"]),
                 number(len(score["strict"])),
                 _points(score["strict"]),
                 number(arms[score["arm"]]["rows"]),
@@ -434,7 +437,7 @@ class _Run:
             "sentence": prose(without_paths(report.sentence)),
             "task": code(task),
             "model": self._trained(data),
-            "scores": table(["arm", "seeds", "points", "rows", "steps", "tokens"], scores),
+            "scores": table(["arm", "trained on", "seeds", "points", "rows", "steps", "tokens"], scores, text_columns=2),
             "credits": table(["step", "verdict", "points", "95 % interval"], credits, text_columns=2) if credits else None,
             "notes": [prose(without_paths(note)) for note in notes],
             "others": [prose(without_paths(sentence)) for sentence in others],
@@ -517,11 +520,10 @@ class _Run:
             yield Inert("The rows do not say who wrote them.")
         synthetic = self.facts.get("synthetic")
         yield Inert(
-            {
-                True: "Some or all completions were written by language models.",
-                False: "The completions were written by people, as far as the source says.",
-            }.get(synthetic, "Whether language models wrote some of the completions is not recorded.")  # type: ignore[call-overload]
-            if synthetic is None or isinstance(synthetic, bool)
+            "Some or all completions were written by language models."
+            if synthetic is True
+            else "The completions were written by people, as far as the source says."
+            if synthetic is False
             else "Whether language models wrote some of the completions is not recorded."
         )
 
@@ -542,13 +544,34 @@ class _Run:
             }
 
 
+_ORDER = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", "unscored", "trial")
 _SETTINGS = {
     "chat_template": "chat template",
     "dtype": "precision",
     "max_length": "at most tokens",
     "normalise": "after stripping",
 }
+_NO_ERRORS = ("errors.contains_gold", "errors.strict_wrong")
+"""True is better; and what only says in which form an answer stands."""
+_ARMS = {
+    "curated": "the kept rows",
+    "random-clean": "as many rows, drawn at random instead of by the last step",
+    "random": "as many rows drawn at random from all",
+    "full": "all rows, for as many steps",
+    "full-epochs": "all rows, as often",
+    "base": "nothing: the model as it was",
+    "longest": "as many of the longest rows",
+    "reverse": "the rows at the other end of the ranking",
+}
 _SAID_ELSEWHERE = ("uncalibrated here", "length and source alone explain", "had another response to the same prompt")
+
+
+def _setting(value: Any) -> Inert:
+    if isinstance(value, int):
+        return number(value)
+    return (
+        prose(value) if value == "the tokenizer's own" else code(value if isinstance(value, str) else ", ".join(map(str, value)))
+    )
 
 
 def _is_packaged(identity: Any) -> bool:
@@ -563,30 +586,41 @@ def _is_packaged(identity: Any) -> bool:
 
 def _asked(fingerprint: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The parts of a fingerprint that name a model."""
-    if "model" in fingerprint and fingerprint["model"]:
+    if fingerprint.get("model"):
         yield fingerprint
     for inner in (fingerprint.get("depends") or {}).values():
         yield from _asked(inner)
 
 
 def _minimal(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe without what it leaves at its defaults, where that is sure to be read back as the same recipe."""
+    """The recipe as a person would write it: without what only repeats a default, where it is sure to be read back the same."""
     from pydantic import ValidationError
 
     from curate.recipes import Recipe
-    from curate.recipes.schema import Sample
 
-    try:
-        blank = Recipe(name="x", steps=(Sample(keep="50%"),)).as_data()  # type: ignore[arg-type]
-        short = {key: value for key, value in recipe.items() if key in ("name", "steps") or value != blank.get(key)}
-        if isinstance(short.get("trial"), Mapping):
-            short["trial"] = {key: value for key, value in short["trial"].items() if value != blank["trial"].get(key)}
-        order = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", "unscored", "trial")
-        short = {key: short[key] for key in order if key in short}
-        same = Recipe(**short).as_data() == recipe
-    except (ValidationError, TypeError, AttributeError, KeyError):  # of a filter that is not installed here
+    def same(candidate: Mapping[str, Any]) -> bool:
+        try:
+            return bool(Recipe(**candidate).as_data() == recipe)
+        except (ValidationError, TypeError):  # needed, or of a filter that is not installed here
+            return False
+
+    if not same(recipe):
         return recipe
-    return short if same else recipe
+    short: dict[str, Any] = {key: recipe[key] for key in _ORDER if key in recipe}
+    short["trial"] = {**short["trial"], "training": dict(short["trial"]["training"])}
+    short["steps"] = [
+        {word: {key: given[key] for key in sorted(given, key=lambda key: key != "field")}}
+        for step in short["steps"]
+        for word, given in step.items()
+    ]
+    places = [short["trial"]["training"], short["trial"], *(given for step in short["steps"] for given in step.values()), short]
+    for place in places:
+        for key in list(place):
+            value = place.pop(key)
+            if not same(short):
+                place[key] = value
+    # Popping and putting back has changed no order among what stays: each key was put back at the end in turn.
+    return short
 
 
 def _fields_of(step: Mapping[str, Any]) -> Iterator[str]:
@@ -638,6 +672,14 @@ def _bound(value: Any) -> Inert:
 
 def _source(name: str | None) -> Inert:
     return Inert("(no source)") if name is None else code(name)
+
+
+def _trained_on(arm: str) -> Inert:
+    if found := re.fullmatch(r"after:(\d{1,3})", arm):
+        return Inert(f"as many rows drawn at random after step {int(found[1])}")
+    if arm.startswith("source:"):
+        return Inert(f"rows of {code(arm.removeprefix('source:'))}")
+    return Inert(_ARMS.get(arm, ""))
 
 
 def _r2(value: float | None) -> Inert:

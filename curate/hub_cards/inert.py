@@ -76,7 +76,7 @@ def code(text: object, *, most: int = NAME) -> Inert:
 _PIECE = re.compile(r"`([^`\s][^`]{0,300})`|(\s+)|([^\s`]+|`)")
 _HARMLESS = frozenset("'’.,;:!?()%/+=–—…\"“”-‘")
 # An address, a mail, a host or file name, `:emoji:`: what some renderer makes a link or a picture of.
-_ACTS = re.compile(r"://|^www\.|:(?=\D)\S|[^\W\d]\.[^\W\d]{2,}", re.IGNORECASE)
+_ACTS = re.compile(r"://|==|^www\.|:(?=\D)\S|[^\W\d]\.[^\W\d]{2,}", re.IGNORECASE)
 _FIRST = re.compile(r"""["“'‘(]?[^\W_]""")
 _ENUMERATES = re.compile(r"\d+[.)]$")
 
@@ -88,7 +88,7 @@ def prose(text: str, *, most: int = SENTENCE) -> Inert:
 
     def close() -> None:
         if words:
-            separate = " " if pieces and pieces[-1].endswith("`") else ""
+            separate = " " if "".join(pieces[-2:]).endswith("`") else ""
             pieces.append(separate + code(" ".join(words), most=most))
             words.clear()
 
@@ -103,15 +103,25 @@ def prose(text: str, *, most: int = SENTENCE) -> Inert:
                 close()
             if not words and gap and pieces:
                 pieces.append(gap)
-            words.append(quoted or word)
-            if quoted:
+            body = quoted or _body(word)
+            words.append(body)
+            if quoted or body != word:
                 close()
+                pieces.append("" if quoted else word[len(body) :])
         else:
             close()
             pieces.append((gap if pieces else "") + word)
         gap = ""
     close()
     return Inert("".join(pieces) or "(empty)")
+
+
+def _body(word: str) -> str:
+    """A word without the punctuation of the sentence after it."""
+    body = word.rstrip(".,;:!?")
+    if body.endswith(")") and body.count(")") > body.count("("):
+        body = body[:-1].rstrip(".,;:!?")
+    return body or word
 
 
 def _is_plain(word: str, *, first: bool) -> bool:
@@ -152,7 +162,7 @@ def number(value: float | None, *, absent: str = ABSENT) -> Inert:
         return Inert(f"{value:,}")
     if not isinstance(value, float) or not math.isfinite(value):
         return Inert(absent)
-    if abs(value) >= 1000:
+    if abs(value) >= 999.5:
         return Inert(f"{value:z,.0f}")
     return Inert(f"{value:z.3g}")
 

@@ -99,7 +99,7 @@ class Ledger:
         import pyarrow as pa
 
         values = self._column(field).cast(pa.float64(), safe=False)
-        found = values.to_numpy(zero_copy_only=False).astype(np.float64)
+        found: npt.NDArray[np.float64] = values.to_numpy(zero_copy_only=False).astype(np.float64)
         found[~np.isfinite(found)] = np.nan
         return found
 
