@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from curate.reports.run_data import RunData, categories
-from curate.reports.text import as_json, rounded, visible
+from curate.reports.text import as_json, name_of, rounded, visible
 from curate.selection.frame import Ints
 from curate.selection.steps import random_keys
 
@@ -93,7 +93,7 @@ def _columns(run: RunData, rows: Ints) -> dict[str, Any]:
     return {
         "row": rows.tolist(),
         "id": [None if run.ids[row] is None else visible(str(run.ids[row])[:120]) for row in rows.tolist()],
-        "sources": ["(no source)" if name is None else visible(name) for name in run.source_names],
+        "sources": [name_of(name) for name in run.source_names],
         "source": run.source[rows].tolist(),
         "steps": [visible(run.shown(name)) for name in run.step_names],
         "rejected_by": run.rejected_by[rows].tolist(),

@@ -7,7 +7,7 @@ import numpy as np
 
 from curate.recipes.schema import Drop
 from curate.reports.run_data import Field, RunData
-from curate.reports.text import rounded
+from curate.reports.text import name_of, rounded
 from curate.selection.frame import Bools, Floats, Ints
 from curate.selection.steps import random_keys
 
@@ -40,7 +40,7 @@ LABELS = {
 
 def drawn_sources(run: RunData) -> tuple[list[str], Ints]:
     """Names of the sources that get a chart, and every row's index among them; the smallest share the last."""
-    names = [name if name is not None else "(no source)" for name in run.source_names]
+    names = [name_of(name) for name in run.source_names]
     if len(names) <= MOST_SOURCES:
         return names, run.source
     rest = len(names) - MOST_SOURCES + 1

@@ -58,7 +58,7 @@ def render(run: RunData, *, examples: int, surprise_rows: int, with_surprise: bo
     sources, _ = drawn_sources(run)
     data = {
         "rows": browsable(run, examples, {*told, *(row for row, _ in chosen)}),
-        "sources": [visible(name) for name in sources],
+        "sources": sources,
         "histograms": histograms(run),
         "pictures": pictures(run),
         "charts": trial.get("charts", []),

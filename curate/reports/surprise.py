@@ -12,7 +12,7 @@ from curate.filters.likelihood import Likelihood, ModelSettings
 from curate.likelihood import Rendered, model_identity
 from curate.reports.figures import FAMILIARITY
 from curate.reports.run_data import RunData, model_facts
-from curate.reports.text import rounded, visible
+from curate.reports.text import name_of, rounded, visible
 from curate.selection.frame import Ints
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _scored(run: RunData, chosen: list[tuple[int, str]], filter_: Likelihood) ->
             {
                 "row": row,
                 "why": why,
-                "source": run.source_names[run.source[row]],
+                "source": name_of(run.source_names[run.source[row]]),
                 "decision": "kept" if step < 0 else "rejected",
                 "step": None if step < 0 else run.shown(run.step_names[step]),
                 "prompt": examples[row].prompt_text[:400],

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+LONGEST_NAME = 100
 # Control, format and bidirectional characters: invisible in a page, and some of them turn what stands around them. Joiners
 # (U+200C, U+200D) stay, since scripts and emoji need them; so do tab and newline.
 _HIDDEN = re.compile(
@@ -18,6 +19,14 @@ _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u202
 def visible(text: str) -> str:
     r"""The text with what nobody can see written as `\x1b` or `\u202e`, as it is on a terminal."""
     return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def name_of(source: str | None) -> str:
+    """A source as it is named in charts and lists: visible, and no longer than a line."""
+    if source is None:
+        return "(no source)"
+    shown = visible(source)
+    return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 1]}…"
 
 
 def without_paths(text: str) -> str:
