@@ -4,6 +4,7 @@ import inspect
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _GROUPS = {
     "source": "rows of the same source",
     "dataset": "all rows",
 }
-_PATH = re.compile(r"(?<![\w:/.<])(?:~?/|[A-Za-z]:\\)(?:[^\s/\\'\"`;,()]+[/\\])*([^\s/\\'\"`;,()]+)[/\\]?")
+_PATH = re.compile(r"(?<![\w:/.<])(?:~?/|[A-Za-z]:\\)(?:[^\s/\\'\"`;,()]+[/\\])+([^\s/\\'\"`;,()]+)[/\\]?")
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+]{0,30}", re.ASCII)
 
 
@@ -122,7 +123,7 @@ class _Run:
     # --- what it is ---
 
     def _glance(self) -> Inert:
-        trial = self._verdict()
+        told = self._told
         rows = [
             (
                 "Rows kept",
@@ -131,10 +132,10 @@ class _Run:
             ("Taken from", self._source_name()),
             ("Chosen by recipe", code(self.recipe["name"])),
             ("Scored with model", Inert("; ".join(model for model, _ in self._models()) or "none: this recipe asks no model")),
-            ("Tested by training", Inert("no") if trial is None else prose(trial.word)),
+            ("Tested by training", Inert("no") if told is None else prose(self._trials[told].word)),
             ("Licence", Inert(", ".join(code(text) for text in licenses_of(self.facts, self.license)) or "not known")),
         ]
-        return table(["", ""], [[Inert(name), value] for name, value in rows], text_columns=2)
+        return table(["in short", ""], [[Inert(name), value] for name, value in rows], text_columns=2)
 
     def _source_name(self) -> Inert:
         name, revision = self.source.get("name"), self.source.get("revision")
@@ -382,24 +383,24 @@ class _Run:
 
     # --- the trial ---
 
-    def _reports(self) -> list[TrialReport]:
-        """Finished trials of these very steps, the oldest first."""
-        reports = [TrialReport.load(folder) for folder in finished_trials(self.out, self.report["recipe"])]
-        return [report for report in reports if report.data["plan"]["recipe"]["steps"] == self.steps]
+    @cached_property
+    def _trials(self) -> dict[str, TrialReport]:
+        """Finished trials of these very steps, by folder: the clock, which a copy sets anew, has no say in their order."""
+        found = {folder.name: TrialReport.load(folder) for folder in sorted(finished_trials(self.out))}
+        return {name: report for name, report in found.items() if report.data["plan"]["recipe"]["steps"] == self.steps}
 
-    def _verdict(self) -> TrialReport | None:
-        """The trial that is published, where one is: else the newest."""
-        published = (self.facts.get("files") or {}).get("curate/trial.json", {}).get("sha256")
-        folders = {_fs.sha256(folder / "trial.json"): folder for folder in finished_trials(self.out, self.report["recipe"])}
-        if published in folders:
-            return TrialReport.load(folders[published])
-        reports = self._reports()
-        return reports[-1] if reports else None
+    @cached_property
+    def _told(self) -> str | None:
+        """Folder of the trial that is told of: the one that is published, where the facts say which."""
+        if "trial" in self.facts:
+            published = self.facts["trial"]
+            return published if published in self._trials else None
+        return max(self._trials, key=lambda name: (len(self._trials[name].data["arms"][0]["tokens"]), name), default=None)
 
     def _trial(self) -> dict[str, Any] | None:
-        report = self._verdict()
-        if report is None:
+        if self._told is None:
             return None
+        report = self._trials[self._told]
         data = report.data
         task = data["primary"]["task"]
         arms = {arm["arm"]: arm for arm in data["arms"]}
@@ -431,7 +432,7 @@ class _Run:
             for overlap in data["overlaps"]
             if overlap["found"]
         ]
-        others = [other.sentence for other in self._reports() if other.data["trial"] != data["trial"]]
+        others = [other.sentence for name, other in self._trials.items() if name != self._told]
         return {
             "word": prose(report.word),
             "sentence": prose(without_paths(report.sentence)),
@@ -466,6 +467,9 @@ class _Run:
                 )
         for reason, count in self.rows.refused.items():
             yield Inert(f"{number(count)} rows could not be read at all ({code(reason)}) and are in no file here.")
+        if left_out := self.facts.get("rejected_left_out"):
+            told = f"{number(left_out)} rejected rows are conversations of several turns"
+            yield Inert(f"{told}, which two strings cannot hold: they are not in the config `rejected`.")
         if self.report["truncated"]:
             yield Inert(
                 f"{number(self.report['truncated'])} rows are longer than the model was given, and scored on their beginning."
@@ -734,4 +738,4 @@ def _meaning(field: str) -> Inert | None:
     found = re.search(rf"^( +){re.escape(output)}: (.+(?:\n\1 +.+)*)", sheet or "", re.MULTILINE)
     if found is None:
         return None
-    return prose(re.split(r"(?<=[^.].)\. |: ", " ".join(found[2].split()))[0].rstrip("."))
+    return prose(re.split(r"(?<=[^.].)\. |: |, in [\[(]", " ".join(found[2].split()))[0].rstrip("."))

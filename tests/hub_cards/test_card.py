@@ -344,8 +344,17 @@ def test_other_trials_of_the_same_steps_are_not_hidden(out: Path, tmp_path: Path
         data = {**trial_of(run), "trial": str(number_), "verdict": {"word": word, "sentence": f"It {word}.", "reasons": []}}
         save_trial(run, data)
     card = render_card(run, facts_of(run))
-    assert "It hurt." in card
-    assert "It helped." in card
+    assert "> **helped**: It helped." in card
+    assert "- Another trial of the same steps: It hurt." in card
+
+
+def test_the_trial_that_is_published_is_the_one_told_of(out: Path, tmp_path: Path) -> None:
+    run = copy_of(out, tmp_path)
+    for number_, word in enumerate(("hurt", "helped")):
+        data = {**trial_of(run), "trial": str(number_), "verdict": {"word": word, "sentence": f"It {word}.", "reasons": []}}
+        save_trial(run, data)
+    assert "> **hurt**: It hurt." in render_card(run, facts_of(run, trial="small-0"))
+    assert "No trial was run" in render_card(run, facts_of(run, trial=None))
 
 
 def test_a_judged_trial_is_printed_as_it_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +417,7 @@ def test_the_same_run_has_the_same_card_wherever_it_lies(out: Path, tmp_path: Pa
         ("run with --out /tmp/a/b", "run with --out b"),
         (r"C:\Users\me\model", "model"),
         ("~/models/x/", "x"),
+        ("answers between /think and /no_think", "answers between /think and /no_think"),
         ("a/b and/or https://x.org/y 1/2", "a/b and/or https://x.org/y 1/2"),
     ],
 )
