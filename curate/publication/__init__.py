@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curate.publication.license import obstacles, require_publishable
     from curate.publication.opened import Publication, open_publication
     from curate.publication.recutting import Recut, recut
-    from curate.publication.reproducing import Reproduction, reproduce
+    from curate.publication.reproducing import Reproduction, reproduce, require_reproduced
 
 # Looked up when first used. No module has the name of a function: importing `recut.py` would put the module in its place.
 _HOMES = {
@@ -32,6 +32,7 @@ _HOMES = {
     "recut": "recutting",
     "Reproduction": "reproducing",
     "reproduce": "reproducing",
+    "require_reproduced": "reproducing",
 }
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "recut",
     "reproduce",
     "require_publishable",
+    "require_reproduced",
 ]
 
 

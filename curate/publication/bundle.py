@@ -107,6 +107,7 @@ def build(
 def _card(out: Path, facts: Mapping[str, Any], *, repo: str | None, with_examples: bool) -> str:
     from curate.hub_cards import render_card
 
+    repo = repo.removeprefix("hf://").removeprefix("datasets/") if repo else None
     return render_card(out, facts, repo=repo, license=facts["license"], with_examples=with_examples)
 
 

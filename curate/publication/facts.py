@@ -106,13 +106,14 @@ def is_synthetic(sources: Mapping[str | None, int], recipe: Mapping[str, Any]) -
     others are not.
     """
     names = [name for name in sources if name]
-    human = set(recipe["trial"]["human"])
+    settings = TrialSettings()
+    said = {"human": settings.human, "protocol": settings.protocol, **recipe.get("trial", {})}
+    human = set(said["human"])
     if not names:
         return None
     if any(_GENERATORS.search(name) for name in names if name not in human):
         return True
     if all(name in human for name in names) and len(names) == len(sources):
         return False
-    settings = TrialSettings()
-    is_told = human != set(settings.human) or recipe["trial"]["protocol"] == "mix"
+    is_told = human != set(settings.human) or said["protocol"] == "mix"
     return True if is_told and any(name not in human for name in names) else None
