@@ -25,7 +25,7 @@
   const whole = new Intl.NumberFormat("en-US");
   function number(value, digits = 4) {
     if (value === null || value === undefined) return "–";
-    if (Number.isInteger(value)) return whole.format(value).replace("-", "−");
+    if (Number.isInteger(value)) return whole.format(value + 0).replace("-", "−");
     const size = Math.abs(value);
     const text = size >= 1e6 || size < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
     return text.replace("-", "−");

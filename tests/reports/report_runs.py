@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from workshop import Record, record, recipe_file, some_rows, write_rows
+from workshop import Record, recipe_file, record, some_rows, write_rows
 
 import curate
 
