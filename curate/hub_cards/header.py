@@ -51,7 +51,7 @@ def split_of(facts: Mapping[str, Any]) -> str:
 
 def licenses_of(facts: Mapping[str, Any], license: str | None) -> list[str]:
     """The licence that the publisher gave, else those that the source states."""
-    stated = license or (facts.get("source") or {}).get("license") or []
+    stated = license or facts.get("license") or (facts.get("source") or {}).get("license") or []
     found = [stated] if isinstance(stated, str) else stated
     return [text for text in found if isinstance(text, str) and text.strip()] if isinstance(found, Sequence) else []
 

@@ -27,9 +27,9 @@ from workshop import python, record, some_rows, write_rows
 import curate
 from curate.errors import UsageError
 from curate.hub_cards import render, render_card
-from curate.hub_cards.context import without_paths
 from curate.hub_cards.header import FIELDS, LICENSES, header_fields
 from curate.hub_cards.inert import SIZES, bar, code, number, prose, share, table
+from curate.hub_cards.wording import without_paths
 from curate.recipes import load_recipe
 from curate.recipes.schema import shipped_recipes
 
@@ -299,6 +299,25 @@ def test_rows_without_sources_say_so(tmp_path: Path) -> None:
     card = render_card(out, facts_of(out))
     assert "| (no source) | 8 |" in card
     assert "The rows do not say who wrote them." in card
+
+
+def test_sources_that_are_text_of_rows_are_not_named(tmp_path: Path) -> None:
+    steps = ("drop: {field: given.value, above: 30}", "keep: {field: given.value, highest: 50%}")
+    rows = [{**row, "source": f"secret{place % 2}"} for place, row in enumerate(some_rows(40))]
+    out = run_folder(tmp_path, *steps, rows=rows)
+    assert "secret1" in render_card(out, facts_of(out))
+    card = render_card(out, facts_of(out, hashed=["source"]), with_examples=True)
+    assert "secret" not in card
+    assert "| `source 1` | 20 |" in card
+    assert "Names of sources are withheld" in card
+
+
+def test_reasons_that_are_withheld_are_only_counted(tmp_path: Path) -> None:
+    rows = [{**row, "value": None} if place % 4 == 0 else row for place, row in enumerate(some_rows(40))]
+    out = run_folder(tmp_path, rows=rows)
+    card = render_card(out, facts_of(out, left_out=["given.unscored"]))
+    assert "`given` could not score 10 rows (`withheld`); 10 of them were kept." in card
+    assert "`absent`" not in card
 
 
 def test_many_sources_are_summed_up(tmp_path: Path) -> None:
