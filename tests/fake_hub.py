@@ -138,6 +138,14 @@ class FakeHub:
     """
 
     def __init__(self) -> None:
+        self.reset()
+        self._lock = threading.RLock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        """Forget everything, and do nothing out of the ordinary."""
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.denied: dict[str, tuple[int, str]] = {}
@@ -151,10 +159,6 @@ class FakeHub:
         self.wait_s = 0.0
         self.creates_as: bool | None = None
         self._parts: dict[str, dict[int, bytes]] = {}
-        self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
     def files(self) -> _Heads:
@@ -163,7 +167,7 @@ class FakeHub:
 
     @files.setter
     def files(self, files: dict[str, dict[str, bytes]]) -> None:
-        self.repos.clear()
+        self.repos = {}
         for repo_id, listed in files.items():
             self.files[repo_id] = listed
 
@@ -232,8 +236,8 @@ class FakeHub:
                 return _json({"errors": [], "warnings": []})
             if path == "/api/repos/create":
                 return self._create(json.loads(body))
-            if found := re.fullmatch(r"/(lfs|lfs-part|lfs-complete|lfs-verify)/?(.*)", path):
-                return self._store(found[1], found[2], body, corrupt)
+            if found := re.fullmatch(r"/(lfs|lfs-part|lfs-complete|lfs-verify)(?:/(.*))?", path):
+                return self._store(found[1], found[2] or "", body, corrupt)
             if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
                 return self._batch(json.loads(body))
             found = re.fullmatch(r"/(?:api/)?datasets/([^/]+/[^/]+)(?:/([^/]+)(?:/([^/]+))?(?:/(.*))?)?", path)
@@ -244,7 +248,7 @@ class FakeHub:
 
     def _refused(self, method: str, path: str, token: str) -> Answer | None:
         # Presigned addresses carry no token.
-        if self.tokens is None or path.startswith(("/lfs/", "/lfs-part/")):
+        if self.tokens is None or path.startswith(("/lfs/", "/lfs-part/", "/lfs-complete/")):
             return None
         role = self.tokens.get(token)
         if token and role is None:
@@ -567,6 +571,10 @@ class HubProcess:
         """Replace the faults that are to come."""
         self._ask("inject", faults=[asdict(fault) for fault in faults])
 
+    def reset(self) -> None:
+        """Begin anew with an empty Hub."""
+        self._ask("reset")
+
     def pending(self) -> int:
         """How many faults have not happened."""
         return int(self._ask("pending"))
@@ -574,6 +582,18 @@ class HubProcess:
     def create(self, repo_id: str, *, private: bool = False) -> None:
         """An empty data set."""
         self._ask("create", repo_id=repo_id, private=private)
+
+    def branch(self, repo_id: str, branch: str) -> None:
+        """A branch that begins at main."""
+        self._ask("branch", repo_id=repo_id, branch=branch)
+
+    def publish(self, repo_id: str) -> None:
+        """Make a data set public."""
+        self._ask("publish", repo_id=repo_id)
+
+    def remove(self, repo_id: str) -> None:
+        """Delete a data set."""
+        self._ask("remove", repo_id=repo_id)
 
     def put(self, repo_id: str, files: dict[str, str | None], *, branch: str = "main", title: str = "by hand") -> str:
         """Commit as somebody else would; texts by path, None deletes."""
@@ -601,8 +621,17 @@ def _obey(hub: FakeHub, order: dict[str, Any]) -> Any:
         hub.faults = [Fault(**fault) for fault in order["faults"]]
     elif what == "pending":
         return sum(fault.times for fault in hub.faults)
+    elif what == "reset":
+        hub.reset()
     elif what == "create":
         hub.create(**order)
+    elif what == "publish":
+        hub.repos[order["repo_id"]].private = False
+    elif what == "remove":
+        del hub.repos[order["repo_id"]]
+    elif what == "branch":
+        branches = hub.repos[order["repo_id"]].branches
+        branches[order["branch"]] = branches["main"]
     elif what == "put":
         texts = order.pop("files")
         return hub.put(files={path: None if text is None else text.encode() for path, text in texts.items()}, **order)

@@ -1,6 +1,5 @@
 """What the tests of pushing share: publications of a few rows, pushes in processes of their own, and what a Hub shows after."""
 
-import hashlib
 import json
 import os
 import signal
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fake_hub import HubProcess
 
 from curate import _fs
 
 TESTS = Path(__file__).parents[1]
+WORKER = TESTS / "hub" / "hub_push_worker.py"
 REPO = "me/curated"
 TOKEN = "hf_ThisTokenMustNotBeShown0123456789"
 CARD = """---
@@ -107,10 +106,66 @@ class Push:
         assert line == "ready\n", (line, self.process.communicate())
 
     def outcome(self) -> dict[str, Any]:
-        """What it returned or raised, with what it wrote to stderr under `stderr`."""
+        """What it returned or raised, and everything that it wrote."""
         out, err = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, err
-        return {**json.loads(out.splitlines()[-1]), "stderr": err, "stdout": out}
+        return {**json.loads(out.splitlines()[-1]), "written": out + err}
+
+
+class Pusher:
+    """A process that pushes one folder after the other, so that each test need not wait for the imports."""
+
+    def __init__(self, hub: HubProcess, home: Path) -> None:
+        self.hub, self.home = hub, home
+        self._process = subprocess.Popen(
+            [sys.executable, str(WORKER)],
+            env=environment(hub, home),
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, folder: Path, **options: Any) -> dict[str, Any]:
+        """Push a folder; what came of it, with the lines of progress under `notes`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order(folder, **options)) + "\n")
+        self._process.stdin.flush()
+        while not (line := self._process.stdout.readline()).startswith("{"):
+            assert line, "the pushing process ended"
+        return dict(json.loads(line))
+
+    def begin(self, folder: Path, *, env: Mapping[str, str] | None = None, **options: Any) -> Push:
+        """Begin a push in a new process."""
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER), json.dumps(order(folder, **options))],
+            env=environment(self.hub, self.home, **(env or {})),
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Push(process)
+
+    def seconds(self, folder: Path) -> float:
+        """How long an undisturbed push takes."""
+        start = time.monotonic()
+        assert "error" not in self(folder)
+        return time.monotonic() - start
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+def order(folder: Path, *, patience: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """What a worker is told."""
+    return {"folder": str(folder), "repo": REPO, "patience": {**IMPATIENT, **(patience or {})}, **options}
 
 
 def environment(hub: HubProcess, home: Path, **more: str) -> dict[str, str]:
@@ -128,37 +183,6 @@ def environment(hub: HubProcess, home: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": f"{TESTS / 'hub'}{os.pathsep}{TESTS.parent}",
         **more,
     }
-
-
-def begin(hub: HubProcess, folder: Path, *, patience: Mapping[str, Any] | None = None, env: Any = None, **options: Any) -> Push:
-    """Begin a push of a folder to `REPO`."""
-    order = {"folder": str(folder), "repo": REPO, "patience": {**IMPATIENT, **(patience or {})}, **options}
-    worker = TESTS / "hub" / "hub_push_worker.py"
-    home = folder.parent / "home"
-    home.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, str(worker), json.dumps(order)],
-        env=environment(hub, home, **(env or {})),
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return Push(process)
-
-
-def pushed(hub: HubProcess, folder: Path, **options: Any) -> dict[str, Any]:
-    """Push a folder to `REPO` and wait for the end."""
-    return begin(hub, folder, **options).outcome()
-
-
-def timed(hub: HubProcess, folder: Path) -> float:
-    """Seconds that an undisturbed push takes after its imports."""
-    push = begin(hub, folder)
-    push.ready()
-    start = time.monotonic()
-    push.outcome()
-    return time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -196,13 +220,3 @@ def must_show(hub: HubProcess, repo: str = REPO) -> Shown:
     found = shown(hub, repo)
     assert found is not None
     return found
-
-
-def table_rows(path: Path) -> int:
-    """Rows of a Parquet file."""
-    return int(pq.read_metadata(path).num_rows)
-
-
-def digest(text: str) -> str:
-    """Sha256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
