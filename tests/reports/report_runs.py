@@ -4,6 +4,7 @@ import html
 import json
 import re
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ STEPS = ("drop: {field: given.value, above: 90.0}", "keep: {field: given.value, 
 __all__ = ["HOSTILE", "SHOWN", "Page", "hostile_run", "plain_run"]
 
 
-def plain_run(folder: Path, count: int = 200, *, steps: tuple[str, ...] = STEPS, rows: list[Record] | None = None) -> Path:
+def plain_run(folder: Path, count: int = 200, *, steps: tuple[str, ...] = STEPS, rows: Sequence[Record] | None = None) -> Path:
     """Rows of two sources, some above a bound, then the higher half."""
     folder.mkdir(parents=True, exist_ok=True)
     data = write_rows(folder / "data.jsonl", some_rows(count) if rows is None else rows)
