@@ -20,10 +20,10 @@ GROUPS = {
 _PATH = re.compile(r"(?<![\w:/.<])(?:~?/|[A-Za-z]:\\)(?:[^\s/\\'\"`;,()]+[/\\])+([^\s/\\'\"`;,()]+)[/\\]?")
 _ORDER = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", "unscored", "trial")
 SETTINGS = {
-    "chat_template": "chat template",
-    "dtype": "precision",
-    "max_length": "at most tokens",
-    "normalise": "after stripping",
+    "chat_template": "chat template: {}",
+    "dtype": "in {}",
+    "max_length": "at most {} tokens a row",
+    "normalise": "after stripping {}",
 }
 NO_ERRORS = ("errors.contains_gold", "errors.strict_wrong")
 """True is better; and what only says in which form an answer stands."""

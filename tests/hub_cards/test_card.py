@@ -197,7 +197,7 @@ def test_loading_and_cutting_again_name_the_repository(card: str) -> None:
     assert 'load_dataset("me/set-curated", "scores", split="train")' in first
     compile(first, "card", "exec")
     assert "curate select hf://datasets/me/set-curated --recipe my-recipe.yaml\n" in fences(tokens(card), "bash")[0]
-    assert fences(tokens(card), "bash")[1] == 'pip install "curate-sft==0.1.0"\ncurate reproduce me/set-curated\n'
+    assert fences(tokens(card), "bash")[1] == 'pip install "curate-sft==0.1.0"\ncurate reproduce hf://datasets/me/set-curated\n'
 
 
 def test_the_recipe_on_the_card_is_the_recipe(out: Path, card: str, tmp_path: Path) -> None:
@@ -457,10 +457,18 @@ def test_a_local_model_is_named_without_its_path(out: Path, tmp_path: Path) -> N
     lock = json.loads((run / "lock.json").read_text())
     entry = lock["annotations"]["given"]
     entry["fingerprint"]["model"] = {"weights": "0123456789abcdef", "tokenizer": "x"}
+    entry["fingerprint"] |= {
+        "chat_template": "the tokenizer's own",
+        "dtype": "float32",
+        "max_length": 1024,
+        "normalise": ["a", "b"],
+    }
     lock["annotations"]["length"]["fingerprint"]["depends"] = {"x": {"model": {"repository": "org/model", "revision": "f" * 40}}}
     edit_json(run / "lock.json", lock)
     edit_json(run / "annotations" / entry["folder"] / "plan.json", {"parameters": {"model": "/home/somebody/my-model"}})
     card = render_card(run, facts_of(run))
+    settings = "chat template: the tokenizer's own, in `float32`, at most 1,024 tokens a row, after stripping `a, b`"
+    assert f"asked by `given` ({settings})." in card
     assert "a local model, `my-model` with weights `0123456789ab`" in card
     assert "[`org/model`](https://huggingface.co/org/model) at revision `ffffffffffff`" in card
     assert "somebody" not in card
