@@ -13,9 +13,8 @@ import numpy as np
 from curate import _fs
 from curate.errors import UsageError
 from curate.filters.base import REASON
-from curate.publication.opened import FACTS, Publication, open_publication
+from curate.publication.opened import Publication, is_publication, open_publication
 from curate.publication.recutting import HASHES
-from curate.recipes.hub import is_on_hub
 from curate.recipes.schema import STEPS
 from curate.rows import MANIFEST, RowStore
 
@@ -144,7 +143,7 @@ def difference(a: str | Path | Publication, b: str | Path | Publication) -> Diff
 def _side(source: str | Path | Publication) -> Side:
     if isinstance(source, Publication):
         return _of_publication(source)
-    if is_on_hub(source) or (Path(source) / FACTS).is_file():
+    if is_publication(source):
         return _of_publication(open_publication(source))
     out = Path(source)
     if not (out / "selection" / "selection.json").is_file():

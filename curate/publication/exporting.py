@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
 from curate.errors import InputError, UsageError, near_miss
-from curate.publication.opened import FACTS, Publication, open_publication
+from curate.publication.opened import Publication, is_publication, open_publication
 from curate.publication.recutting import conversations
-from curate.recipes.hub import HubCommit, is_on_hub
+from curate.recipes.hub import HubCommit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,7 @@ def export(source: str | Path | Publication, layout: str, into: str | Path, *, r
 
 def _open(source: str | Path | Publication, revision: str | None) -> "tuple[str, str, Iterator[pa.Table]]":
     """Split, name and kept rows."""
-    if isinstance(source, Publication) or is_on_hub(source) or (Path(source) / FACTS).is_file():
+    if isinstance(source, Publication) or is_publication(source):
         opened = source if isinstance(source, Publication) else open_publication(source, revision=revision)
         place = opened.place
         name = place.repo.partition("/")[2] if isinstance(place, HubCommit) else Path(str(place)).resolve().name

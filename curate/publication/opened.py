@@ -249,6 +249,11 @@ class Publication:
         return found
 
 
+def is_publication(source: str | Path) -> bool:
+    """Whether this is a publication's folder, or names a data set on the Hub."""
+    return is_on_hub(source) or (Path(source) / FACTS).is_file()
+
+
 def open_publication(source: str | Path, *, revision: str | None = None) -> Publication:
     """A publication in a local folder, or of `hf://datasets/USER/NAME[@REVISION]`, pinned to the commit that this names now.
 
@@ -264,9 +269,7 @@ def open_publication(source: str | Path, *, revision: str | None = None) -> Publ
         raise InputError(f"{folder}: no such folder{hint}")
     if not (folder / FACTS).is_file():
         is_run = (folder / "rows").is_dir() or (folder / "selection").is_dir()
-        advice = (
-            "it is a run's folder; `curate push` makes a publication of it" if is_run else "it is no publication of curate"
-        )
+        advice = "it is a run's folder; `curate push` makes a publication of it" if is_run else "it is no publication of curate"
         raise InputError(f"{folder}: holds no {FACTS}: {advice}")
     return Publication(LocalFolder(folder))
 

@@ -91,23 +91,33 @@ def recut(
     with _fs.run_folder(out):
         work = out / f"{_fs.TEMPORARY}recut"
         shutil.rmtree(work, ignore_errors=True)
-        with _fs.run_folder(work):
-            restored = restore(publication, work)
-            if len(restored.changed):
-                raise IntegrityError(f"{publication.name}: {_changed(restored.changed)}; ask its owner for a new push")
-            selection = decide(publication, restored.annotations, chosen, model)
-            _require_published(publication, selection, restored.published)
-            report = _honest(selection.report, selection, restored.published)
-            _save(selection, report, work)
-        is_whole = bool(restored.published.all())
-        if is_whole:
-            (out / HASHES).unlink(missing_ok=True)
-        else:
-            _fs.commit_table(out / HASHES, publication.scores(["row", "row_hash"]))
-        _move(work, out, is_whole=is_whole)
-        shutil.rmtree(work, ignore_errors=True)
+        try:
+            restored, selection, report = _cut(publication, chosen, model, work)
+            is_whole = bool(restored.published.all())
+            if is_whole:
+                (out / HASHES).unlink(missing_ok=True)
+            else:
+                _fs.commit_table(out / HASHES, publication.scores(["row", "row_hash"]))
+            _move(work, out, is_whole=is_whole)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         restored.annotations.rows.folder = out / "rows"
     return Recut(out, report, selection, publication.name, publication.commit, is_whole)
+
+
+def _cut(publication: Publication, recipe: Recipe, model: str | None, work: Path) -> tuple[Restored, Selection, SelectionReport]:
+    """Restore the run in the folder `work`, select, and write the selection beside it."""
+    from curate.selection.output import save_selection
+
+    with _fs.run_folder(work):
+        restored = restore(publication, work)
+        if len(restored.changed):
+            raise IntegrityError(f"{publication.name}: {_changed(restored.changed)}; ask its owner for a new push")
+        selection = decide(publication, restored.annotations, recipe, model)
+        _require_published(publication, selection, restored.published)
+        report = _honest(selection.report, restored.published)
+        save_selection(selection, report, work)
+    return restored, selection, report
 
 
 def _require_ours(out: Path) -> None:
@@ -183,18 +193,12 @@ def _require_published(publication: Publication, selection: Selection, published
     )
 
 
-def _honest(report: SelectionReport, selection: Selection, published: Bools) -> SelectionReport:
+def _honest(report: SelectionReport, published: Bools) -> SelectionReport:
     """The report without what would need the text of rows that are not there."""
     if published.all() or report.diversity is None:
         return report
     note = "self-BLEU before and after is not given: it needs the text of all rows, and the rejected ones were not published"
     return replace(report, diversity=None, warnings=[*report.warnings, note])
-
-
-def _save(selection: Selection, report: SelectionReport, work: Path) -> None:
-    from curate.selection.output import save_selection
-
-    save_selection(selection, report, work)
 
 
 def _move(work: Path, out: Path, *, is_whole: bool) -> None:
@@ -472,6 +476,7 @@ class _RowsWriter:
     def _messages(self, text: "pa.Table", place: Ints, hashes: list[bytes], start: int) -> list[list[dict[str, str]]]:
         """Conversations, compared with their hashes; a placeholder where the text was not published."""
         prompts, completions = text["prompt"].to_pylist(), text["completion"].to_pylist()
+        characters = self.scores["characters"].slice(start, len(place)).to_pylist()
         found = []
         for offset, index in enumerate(place.tolist()):
             if index < 0:
@@ -480,7 +485,7 @@ class _RowsWriter:
             candidates = list(conversations(prompts[index], completions[index]))
             key = hashes[offset].hex()
             true = next((messages for messages in candidates if stable_hash(messages) == key), None)
-            if true is None:
+            if true is None or len(true[-1]["content"]) != characters[offset]:
                 self.changed.append(start + offset)
             found.append(true or candidates[0])
         return found
