@@ -221,6 +221,7 @@ class _Writer:
                 "typed": self.extra_schema is not None,
                 "layout": self.examples.layout.describe(),
                 "conversational": self.examples.layout.is_conversational,
+                "origin": dict(self.examples.origin),
             },
         )
         return RowStore(self.folder)

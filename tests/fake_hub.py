@@ -299,7 +299,12 @@ class FakeHub:
         if kind == "tag":
             return _tag(repo, json.loads(body)["tag"], sha)
         siblings = [{"rfilename": name} for name in files]
-        facts = {"_id": "1", "sha": sha, "private": repo.private, "tags": [], "siblings": siblings}
+        facts = {"_id": "1", "sha": sha, "private": repo.private, "gated": False, "tags": [], "siblings": siblings}
+        card = files.get("README.md")
+        if isinstance(card, bytes) and (header := re.match(rb"---\n(.*?)\n---", card, re.DOTALL)):
+            import yaml
+
+            facts["cardData"] = yaml.safe_load(header[1])
         return _json({"id": repo_id, "author": repo_id.split("/")[0], "downloads": 0, "likes": 0, **facts})
 
     def _create(self, asked: dict[str, Any]) -> Answer:

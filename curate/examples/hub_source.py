@@ -29,7 +29,8 @@ def from_hub(repo_id: str, config: str | None, *, revision: str | None, split: s
         builder = load_dataset_builder(found.id, config, revision=found.sha)
     chosen = _split(builder, split, name)
     identity = {"kind": "hub", "id": found.id, "revision": found.sha, "config": builder.config.name, "split": chosen}
-    return _source(builder, chosen, name, f"hf://datasets/{found.id}@{found.sha}/", identity, max_row_bytes)
+    origin = {"license": plain_license(card.get("license")), "is_private": bool(found.private), "is_gated": bool(found.gated)}
+    return _source(builder, chosen, name, f"hf://datasets/{found.id}@{found.sha}/", identity, max_row_bytes, origin)
 
 
 def from_card(folder: Path, *, split: str | None, max_row_bytes: int) -> Source:
@@ -42,7 +43,22 @@ def from_card(folder: Path, *, split: str | None, max_row_bytes: int) -> Source:
         card: Any = metadata_load(folder / "README.md") or {}
         _refuse_foreign_files(name, card.get("configs"))
         builder = load_dataset_builder(str(folder))
-    return _source(builder, _split(builder, split, name), name, f"{folder.resolve()}/", {}, max_row_bytes)
+    return _source(
+        builder,
+        _split(builder, split, name),
+        name,
+        f"{folder.resolve()}/",
+        {},
+        max_row_bytes,
+        {"license": plain_license(card.get("license"))},
+    )
+
+
+def plain_license(value: Any) -> str | list[str] | None:
+    """What a card's `license` says, in lower case: one, several, or none."""
+    values = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else []
+    names = [name.strip().lower() for name in values if isinstance(name, str) and name.strip()]
+    return names[0] if len(names) == 1 else names or None
 
 
 def _refuse_foreign_files(name: str, configs: Any) -> None:
@@ -62,7 +78,15 @@ def _split(builder: Any, split: str | None, name: str) -> str:
     return chosen_split(known, split, name)
 
 
-def _source(builder: Any, split: str, name: str, prefix: str, identity: dict[str, Any], max_row_bytes: int) -> Source:
+def _source(
+    builder: Any,
+    split: str,
+    name: str,
+    prefix: str,
+    identity: dict[str, Any],
+    max_row_bytes: int,
+    origin: Mapping[str, Any],
+) -> Source:
     listed: Any = next((urls for key, urls in (builder.config.data_files or {}).items() if str(key) == split), [])
     urls = [str(url) for url in listed]
     foreign = next((url for url in urls if not url.startswith(prefix)), None)
@@ -72,10 +96,10 @@ def _source(builder: Any, split: str, name: str, prefix: str, identity: dict[str
     if urls and is_plain and all(format_of(url) for url in urls):
         files = tuple(DataFile(url.removeprefix(prefix), url, format_of(url) or "") for url in urls)
         require_one_format(files, name)
-        return Files(name, FileSet(files), max_row_bytes, identity)
+        return Files(name, FileSet(files), max_row_bytes, identity, origin)
     with _explained(name, None):
         dataset = builder.as_streaming_dataset(split=split)
-    return DatasetsObject(dataset, max_row_bytes, name, identity=identity)
+    return DatasetsObject(dataset, max_row_bytes, name, identity=identity, origin=origin)
 
 
 @contextmanager

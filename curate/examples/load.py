@@ -47,6 +47,11 @@ class Examples:
         return self._source.name
 
     @property
+    def origin(self) -> Mapping[str, Any]:
+        """What is known of whose the rows are: `license`, `is_private`, `is_gated`."""
+        return self._source.origin
+
+    @property
     def notices(self) -> list[str]:
         """What a reader of the run should know: files left out, and values changed in the last complete pass."""
         changed = [f"{note} in {count} rows" for note, count in self._notes.items() if count]

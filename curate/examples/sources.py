@@ -50,6 +50,10 @@ class Source(Protocol):
     def notices(self) -> Sequence[str]:
         """What was left out."""
 
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What is known of whose the rows are: `license`, `is_private`, `is_gated`; no part of the fingerprint."""
+
     def records(self, *, notes: Counter[str], parsed: Collection[str]) -> Iterator[Record | Refused]:
         """All rows. `notes` counts what was changed; `parsed` names the columns whose JSON type becomes Python values."""
 
@@ -69,6 +73,7 @@ class Files:
     max_row_bytes: int
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What already names the content for good, such as a commit on the Hub; without it the bytes are hashed."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def notices(self) -> Sequence[str]:
@@ -135,6 +140,7 @@ class Rows:
     rows: Sequence[Any]
     name: str = "rows"
     notices: Sequence[str] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def records(self, *, notes: Counter[str], parsed: Collection[str]) -> Iterator[Record | Refused]:
         """Each mapping with text keys; anything else is refused."""
@@ -182,6 +188,7 @@ class DatasetsObject:
     name: str = "dataset"
     notices: Sequence[str] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def records(self, *, notes: Counter[str], parsed: Collection[str]) -> Iterator[Record | Refused]:
         """All rows: as Arrow where the types are known, so that images stay bytes and no value is decoded."""

@@ -11,7 +11,6 @@ from curate.hub_cards.header import LICENSES
 SAYS_NOTHING = frozenset({"unknown", "other", "cc"})
 """They name no terms: what may be done with the rows stands elsewhere, and is for a person to read."""
 _NO_DERIVATIVES = re.compile(r"\bnd\b|no-?derivatives|proprietary|all-rights-reserved")
-_TIMEOUT_S = 20.0
 
 
 def known_license(license: str) -> str:
@@ -28,20 +27,13 @@ def _short(hint: str) -> str:
 
 
 def source_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the rows of a run come from, as far as that is known: None stands for what is not.
-
-    `origin` in the rows' manifest wins, since it was written when the source was read; else the Hub is asked, and where it
-    cannot be reached, the card that lies in the cache.
-    """
+    """Where the rows of a run come from, as it was when they were read; None stands for what is not known."""
     given = manifest["input"]
     found: dict[str, Any] = {"kind": given.get("kind", "anonymous"), "name": _name(given), "revision": given.get("revision")}
     found |= {"license": None, "is_private": None, "is_gated": None}
     if given.get("config") not in (None, "default"):
         found["config"] = given["config"]
-    if isinstance(origin := manifest.get("origin"), Mapping):
-        told: Mapping[str, Any] = origin
-    else:
-        told = ask_hub(given["id"], given["revision"]) if found["kind"] == "hub" else {}
+    told: Mapping[str, Any] = manifest.get("origin") or {}
     return found | {name: told[name] for name in ("license", "is_private", "is_gated") if told.get(name) is not None}
 
 
@@ -53,41 +45,6 @@ def _name(given: Mapping[str, Any]) -> str | None:
     if not names:
         return None
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
-
-
-def ask_hub(repo_id: str, revision: str) -> dict[str, Any]:
-    """Licence and visibility of a data set on the Hub; of the cached card alone where the Hub cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    try:
-        found = HfApi().dataset_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
-        return {"license": _cached_license(repo_id, revision)}
-    card: Any = found.card_data or {}
-    return {
-        "license": plain_license(card.get("license")),
-        "is_private": bool(found.private) if found.private is not None else None,
-        "is_gated": bool(found.gated) if found.gated is not None else None,
-    }
-
-
-def _cached_license(repo_id: str, revision: str) -> str | list[str] | None:
-    from huggingface_hub import metadata_load, try_to_load_from_cache
-
-    try:
-        path = try_to_load_from_cache(repo_id, "README.md", revision=revision, repo_type="dataset")
-        card = metadata_load(path) if isinstance(path, str) else None
-    except (OSError, ValueError):  # YAML that does not parse is a ValueError of the client
-        return None
-    return plain_license(card.get("license")) if card else None
-
-
-def plain_license(value: Any) -> str | list[str] | None:
-    """What a card's `license` says, in lower case: one, several, or none."""
-    values = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else []
-    names = [name.strip().lower() for name in values if isinstance(name, str) and name.strip()]
-    return names[0] if len(names) == 1 else names or None
 
 
 def forbids(license: str) -> bool:
@@ -106,7 +63,7 @@ def obstacles(facts: Mapping[str, Any]) -> list[str]:
         if reasons:
             found.append(f"{name} is {' and '.join(reasons)}; {on}")
         elif source["kind"] == "hub" and (source["is_private"] is None or source["is_gated"] is None):
-            found.append(f"whether {name} is private or gated could not be found out; go online, or {on}")
+            found.append(f"whether {name} is private or gated is not known; {on}")
     elif stated["private_source"]:
         found.append("the source is private, as --private-source says; leave it out if that is not so")
     return [one for one in found if one]

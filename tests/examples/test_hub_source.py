@@ -29,6 +29,7 @@ hub.files = {
     "me/text": {"train.txt": b"a line"},
     "me/code": {"code.py": b"raise SystemExit('ran')"},
     "me/empty": {},
+    "me/terms": {"train.jsonl": rows("a"), "README.md": b"---\\nlicense: CC-BY-4.0\\n---\\n"},
 }
 hub.denied = {"me/gated": (403, "GatedRepo"), "me/down": (500, "Oops")}
 from curate.errors import CurateError
@@ -74,6 +75,15 @@ print(json.dumps([result, found.fingerprint(), hub.commit_of("me/lines"), attemp
     expected = {"kind": "hub", "id": "me/lines", "revision": commit, "config": "default", "split": "train"}
     assert {key: fingerprint[key] for key in expected} == expected
     assert (test, table, schema) == (["test"], ["from parquet"], "n: int8")
+
+
+def test_licence_and_visibility_are_noted_when_the_rows_are_read(tmp_path: Path) -> None:
+    code = """
+print(json.dumps([dict(attempt(name)[1].origin) for name in ("me/terms", "me/lines")]))
+"""
+    terms, lines = run(code, tmp_path)
+    assert terms == {"license": "cc-by-4.0", "is_private": False, "is_gated": False}
+    assert lines["license"] is None
 
 
 def test_configurations_are_named_after_a_colon_and_other_formats_streamed(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from workshop import some_rows, tree
 
 from curate import _fs
 from curate.errors import CurateError, InputError, IntegrityError, UsageError
+from curate.examples.hub_source import plain_license
 from curate.publication import Bundle, build, load_bundle, obstacles
 from curate.publication.bundle import _Rejected, _Run
 from curate.publication.facts import cleaned, is_synthetic, recipe_yaml, step_names
-from curate.publication.license import forbids, known_license, plain_license, source_of
+from curate.publication.license import forbids, known_license, source_of
 from curate.publication.parts import GROUP_ROWS, PartWriter, batches
 from curate.recipes import load_recipe
 from curate.recipes.schema import shipped_recipes
@@ -455,25 +456,10 @@ def test_a_publisher_who_was_told_may_go_on(run: Path, tmp_path: Path) -> None:
     assert (facts["source"]["license"], facts["source"]["is_gated"]) == ("cc-by-nd-4.0", True)
 
 
-def test_the_hub_is_asked_where_the_run_does_not_tell(run: Path, tmp_path: Path) -> None:
+def test_what_the_run_does_not_tell_is_unknown(run: Path, tmp_path: Path) -> None:
     out = of_hub(run, tmp_path / "r")
-    answer = mock.Mock(private=False, gated="auto", card_data={"license": "MIT"})
-    with mock.patch("huggingface_hub.HfApi.dataset_info", return_value=answer) as asked:
-        found = source_of(RowStore(out / "rows").manifest)
-    assert (found["license"], found["is_private"], found["is_gated"]) == ("mit", False, True)
-    assert asked.call_args.kwargs["revision"] == "c" * 40
-
-
-def test_offline_the_cached_card_is_read_and_the_rest_is_unknown(run: Path, tmp_path: Path) -> None:
-    out = of_hub(run, tmp_path / "r")
-    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# hi")
-    with (
-        mock.patch("huggingface_hub.HfApi.dataset_info", side_effect=ConnectionError("offline")),
-        mock.patch("huggingface_hub.try_to_load_from_cache", return_value=str(tmp_path / "README.md")),
-    ):
-        facts = build(out, tmp_path / "b").facts
-        refused(InputError, "could not be found out; go online", out, tmp_path / "c", public=True)
-    assert (facts["license"], facts["source"]["is_private"]) == ("apache-2.0", None)
+    assert source_of(RowStore(out / "rows").manifest)["is_private"] is None
+    refused(InputError, "is private or gated is not known", out, tmp_path / "c", public=True)
 
 
 def test_a_misspelt_licence_is_told_the_nearest() -> None:
