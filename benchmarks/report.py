@@ -60,7 +60,7 @@ def measure(run: Path, repeats: int) -> dict[str, Any]:
     chromium = next((found for name in NAMES if (found := shutil.which(name))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         begin = time.perf_counter()
-        path = write_report(run, Path(folder) / "report.html", with_surprise=False)
+        path = write_report(run, Path(folder) / "report.html", surprise=False)
         write_s = time.perf_counter() - begin
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         visits = [visit(browser, path) for _ in range(repeats)]

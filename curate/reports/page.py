@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from curate import _fs
 from curate.errors import UsageError
 from curate.reports.browsing import browsable
 from curate.reports.figures import drawn_sources, flags, histograms, pictures, waterfall
 from curate.reports.proof import trial_facts
 from curate.reports.run_data import RunData
-from curate.reports.surprise import choose_surprise, surprise
-from curate.reports.text import as_json, visible
+from curate.reports.surprise import choose_surprise, shaded_rows
+from curate.reports.text import as_json, rounded, visible
 
 NAME = "report.html"
 _FOLDER = Path(__file__).resolve().parent
 SHOWN = 5
 """Refused rows that are shown."""
+LONGEST = 300
+"""Characters of a filter's finding."""
 
 
 def write_report(
@@ -27,12 +31,12 @@ def write_report(
     *,
     examples: int = 10_000,
     surprise_rows: int = 24,
-    with_surprise: bool | None = None,
+    surprise: bool | None = None,
 ) -> Path:
     """Write the report of a run that has a selection, by default to `report.html` in its folder; returns where it lies.
 
     `examples` bounds the rows that can be browsed. `surprise_rows` rows are scored token by token for the shading:
-    `with_surprise` False never, True also with a model from the Hub or a large one, None only where the run's model is a
+    `surprise` False never, True also with a model from the Hub or a large one, None only where the run's model is a
     folder here whose weights are small. Equal runs give equal bytes.
 
     Raises UsageError where there is no selection or `examples` is below one.
@@ -41,7 +45,7 @@ def write_report(
     if examples < 1:
         raise UsageError(f"--examples {examples}: a report needs at least one row to show")
     run = RunData(out)
-    page = render(run, examples=examples, surprise_rows=surprise_rows, with_surprise=with_surprise)
+    page = render(run, examples=examples, surprise_rows=surprise_rows, surprise=surprise)
     path = out / NAME if into is None else Path(into)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name the file to write, such as {path / NAME}")
@@ -50,7 +54,7 @@ def write_report(
     return path
 
 
-def render(run: RunData, *, examples: int, surprise_rows: int, with_surprise: bool | None) -> str:
+def render(run: RunData, *, examples: int, surprise_rows: int, surprise: bool | None) -> str:
     """The page's text."""
     chosen = choose_surprise(run, surprise_rows)
     told = [row["row"] for name in ("borderline", "dropped_examples") for row in run.report[name]]
@@ -85,13 +89,17 @@ def render(run: RunData, *, examples: int, surprise_rows: int, with_surprise: bo
         waterfall=waterfall(run),
         pictures=data["pictures"],
         histograms=data["histograms"],
-        surprise=surprise(run, chosen, with_surprise),
+        surprise=shaded_rows(run, chosen, surprise),
         trial=trial,
         flags=flags(run),
         follows=_follows(run.report),
         recipe=run.shown(_recipe_text(run.recipe)),
         warnings=[run.shown(line) for line in run.report["warnings"]],
-        findings=[(name, key, str(value)) for name, found in run.report["findings"].items() for key, value in found.items()],
+        findings=[
+            (name, key, run.shown(_brief(value)))
+            for name, found in run.report["findings"].items()
+            for key, value in found.items()
+        ],
         sample=data["rows"]["sample"],
     )
     return page
@@ -126,6 +134,14 @@ def _visible_charts(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**data, "charts": charts}
 
 
+def _brief(value: Any) -> str:
+    """A finding of a filter, as short as a line can be."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        text = str(value)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return f"{rounded(value, 4):,}" if isinstance(value, float) and np.isfinite(value) else f"{value:,}"
+
+
 def _prose(text: str) -> Any:
     """A sentence of ours, with what stands between back quotes as code."""
     from markupsafe import Markup, escape
@@ -141,7 +157,10 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    if not whole:
+        return "–"
+    text = f"{100 * part / whole:.1f} %"
+    return "< 0.1 %" if part and text == "0.0 %" else text
 
 
 def _facts(run: RunData) -> list[tuple[str, str]]:

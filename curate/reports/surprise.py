@@ -52,7 +52,7 @@ def choose_surprise(run: RunData, most: int) -> list[tuple[int, str]]:
     return list(found.items())
 
 
-def surprise(run: RunData, chosen: list[tuple[int, str]], wanted: bool | None) -> dict[str, Any]:
+def shaded_rows(run: RunData, chosen: list[tuple[int, str]], wanted: bool | None) -> dict[str, Any]:
     """The chosen rows with every token's surprise, or why there are none. Raises what loading raises where it was asked for."""
     why_not = None if chosen else "no filter of this run asks a model for the likelihood of completions; `perplexity` would"
     if wanted is False:

@@ -294,14 +294,14 @@ def test_a_tokens_surprise_sums_to_the_score_that_the_run_stores(sample: Path) -
     run = RunData(sample)
     chosen = surprise.choose_surprise(run, 8)
     stored = run.column("perplexity.content_nll").values
-    for row in surprise.surprise(run, chosen, None)["rows"]:
+    for row in surprise.shaded_rows(run, chosen, None)["rows"]:
         assert row["mean"] == pytest.approx(stored[row["row"]], rel=1e-2, abs=2e-3)
         assert sum(len(piece["text"]) for piece in row["tokens"]) > 0
 
 
 def test_shaded_text_is_the_completion(sample: Path) -> None:
     run = RunData(sample)
-    for row in surprise.surprise(run, surprise.choose_surprise(run, 8), None)["rows"]:
+    for row in surprise.shaded_rows(run, surprise.choose_surprise(run, 8), None)["rows"]:
         shard = run.rows.shards[0]
         completion = run.rows.examples(shard)[row["row"]].completion
         assert "".join(piece["text"] for piece in row["tokens"]).strip() == completion.strip()
@@ -321,7 +321,7 @@ def test_a_model_that_changed_is_not_asked(sample: Path, tmp_path: Path) -> None
 
 
 def test_no_model_is_loaded_when_not_wanted(sample: Path, tmp_path: Path) -> None:
-    assert "it was not asked for" in Page(write_report(sample, tmp_path / "r.html", with_surprise=False)).text
+    assert "it was not asked for" in Page(write_report(sample, tmp_path / "r.html", surprise=False)).text
 
 
 def test_steps_of_the_shading() -> None:
