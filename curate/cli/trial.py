@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from curate.cli.group import cli
 from curate.cli.options import (
@@ -36,7 +37,10 @@ from curate.errors import UsageError
 @model_options
 @plugin_option
 @json_option
+@click.pass_context
 def trial(
+    context: click.Context,
+    /,
     out: Path | None,
     recipe: str | None,
     dry_run: bool,
@@ -61,6 +65,10 @@ def trial(
     from curate import pipeline, progress, trials
     from curate.console.trial import show_cost, show_trial
 
+    if plot:
+        trials.check_format(plot)
+    if rescore:
+        _refuse_others(context)
     load_plugins(plugins)
     model, request = target(options), trial_request(options)
     with progress.shown():
@@ -74,13 +82,24 @@ def trial(
                 if budget is not None:
                     preparation, cost = trials.within_budget(preparation, cost, trials.parse_duration(budget))
                 if dry_run:
-                    print_json(cost.to_dict()) if as_json else show_cost(cost, str(preparation.folder))
+                    print_json(cost.to_dict()) if as_json else show_cost(cost)
                     return
             result = trials.run_trial(preparation)
     if plot:
         trials.draw(result.report, plot)
     print_json(result.to_dict()) if as_json else show_trial(result)
     result.pass_gate(require)
+
+
+_OF_RESCORING = {"out", "recipe", "rescore", "require", "plot", "plugins", "as_json"}
+
+
+def _refuse_others(context: click.Context) -> None:
+    """Raise UsageError for an option that has no say in judging stored answers again."""
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _OF_RESCORING and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--rescore judges stored answers, {option.opts[0]} has no say in that; leave one of them out")
 
 
 def _given(out: Path | None, option: str) -> Path:

@@ -49,7 +49,7 @@ def show_trial(result: "TrialResult") -> None:
     out.print(f"everything is in {result.folder}")
 
 
-def show_cost(cost: "Cost", folder: str) -> None:
+def show_cost(cost: "Cost") -> None:
     """What a trial would take and what it could see."""
     out = console()
     rows = [
@@ -60,12 +60,13 @@ def show_cost(cost: "Cost", folder: str) -> None:
         ["completion tokens trained on", f"{cost.tokens:,}", ""],
         ["memory", f"{cost.memory_bytes / 1e9:.1f} GB", f"{cost.jobs} at once"],
         ["time", duration(cost.seconds), "from the probe; what else runs here changes it"],
+        *([["time of all runs", duration(cost.whole_seconds), "the budget is held against this"]] if cost.done else []),
     ]
     out.print(_table(["this trial", "", ""], [[name, value, note] for name, value, note in rows], numbers_from=9))
     out.print(power_sentence(cost.power))
     for note in cost.notes:
         out.print(f"note: {plain(note)}", style="yellow")
-    out.print(f"nothing was trained; the plan is in {folder}")
+    out.print("nothing was trained")
 
 
 def _score_table(data: Mapping[str, Any], task: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curate.trials.cost import Cost, parse_duration, quote_trial, within_budget
     from curate.trials.judging import TrialReport
-    from curate.trials.picture import draw
+    from curate.trials.picture import check_format, draw
     from curate.trials.preparation import Preparation, Request, prepare
     from curate.trials.trial import TrialResult, finished_trials, judge_again, run_trial
 
@@ -20,6 +20,7 @@ _HOMES = {
     "quote_trial": "cost",
     "within_budget": "cost",
     "TrialReport": "judging",
+    "check_format": "picture",
     "draw": "picture",
     "Preparation": "preparation",
     "Request": "preparation",
@@ -36,6 +37,7 @@ __all__ = [
     "Request",
     "TrialReport",
     "TrialResult",
+    "check_format",
     "draw",
     "finished_trials",
     "judge_again",

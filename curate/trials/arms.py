@@ -20,6 +20,8 @@ from curate.trials.pool import Pool
 CURATED, BASE = "curated", "base"
 ORDERED, SHUFFLED, SYNTHETIC = "ordered", "shuffled", "synthetic"
 """Arms of the other protocols, with their share: `ordered@0.1`."""
+UNORDERED = f"{SHUFFLED}@1"
+"""All curated rows in random order: what `curated` is without the recipe's order."""
 LARGE_GROUP = 20
 """A group of at least this many rows is also split by length, into tenths."""
 CLOSE = 0.002
@@ -114,16 +116,23 @@ class Arms:
             at -= 1
         return at
 
+    @cached_property
+    def orders(self) -> list[str]:
+        """The steps by which curated rows are trained in the order of a field, in words."""
+        return [str(step) for step in self.recipe.steps if isinstance(step, Order) and step.field is not None]
+
     def chain(self) -> list[str]:
-        """Arms between which the steps stand: random, after each step that rejected rows, curated."""
+        """Arms between which the steps stand: random, after each step that rejected rows, then those rows ordered: curated."""
         names = [self.canonical(f"after:{at}") for at in range(self.choosing + 1)]
-        return [*dict.fromkeys(names), CURATED]
+        return [*dict.fromkeys(names), *([UNORDERED] if self.orders else []), CURATED]
 
     def steps_between(self, earlier: str, later: str) -> list[str]:
         """The steps that two neighbours of the chain differ by, in words."""
-        places = {self.canonical(f"after:{at}"): at for at in range(self.choosing, -1, -1)} | {CURATED: self.choosing + 1}
+        places = {self.canonical(f"after:{at}"): at for at in range(self.choosing, -1, -1)}
+        places |= {UNORDERED: self.choosing + 1, CURATED: self.choosing + 1}
         results = self.selection.steps[places[earlier] : places[later]]
-        return [str(result.step) for result in results if result.rejected]
+        chosen = [str(result.step) for result in results if result.rejected and not isinstance(result.step, Order)]
+        return chosen + (self.orders if later == CURATED else [])
 
     def draw(self, arm: str, seed: int) -> Draw:
         """The rows of an arm. Raises RecipeError for an arm that these rows cannot have."""

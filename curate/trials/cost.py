@@ -1,17 +1,18 @@
 """What a trial costs, before it is paid: a few real steps and answers are timed, as many at once as runs will be."""
 
+import contextlib
 import json
 import math
 import os
 import resource
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
 from curate.errors import CurateError, UsageError
@@ -19,8 +20,16 @@ from curate.progress import duration
 from curate.trials.arms import BASE
 from curate.trials.plan import Run, Trial
 from curate.trials.preparation import Preparation
+from curate.trials.training import save_steps
+from curate.trials.trial import chosen_rate
+from curate.trials.worker import end_with_parent
+from curate.trials.working import last_words, launched, log_of, started
 
-PROBE = "probe.json"
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PROBE, ASIDE = "probe.json", ".probe-"
 TIMED_STEPS = 3
 FEWEST_SEEDS = 3
 """A budget never shrinks a trial below these: with two seeds their spread is hardly known."""
@@ -34,10 +43,13 @@ class Probe:
     load_s: float
     """Model and trainer, per run."""
     step_s: float
+    """Without checkpoints."""
+    save_s: float
+    """Per checkpoint."""
     item_s: float
     """Per item of the primary task, answers of full length."""
     memory_bytes: int
-    """Peak of a worker; on a GPU that of the device."""
+    """Peak of a process; on a GPU that of the device."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,9 @@ class Cost:
     """Runs that are finished already."""
     jobs: int
     seconds: float
+    """What is left."""
+    whole_seconds: float
+    """All runs, as if none were finished: what a budget is held against."""
     memory_bytes: int
     """Of all workers together."""
     probe: Probe
@@ -67,14 +82,24 @@ class Cost:
 
 
 def quote_trial(preparation: Preparation) -> Cost:
-    """Time a few steps and answers, and add up. The probe is kept with the plan: asked again, it costs nothing."""
-    rate = preparation.settings.training.learning_rate[0]
-    runs = [run for run, _ in (*preparation.pilots(), *preparation.runs(rate))]
+    """Time a few steps and answers, and add up. No plan is written: the trial's own folder stays as it is.
+
+    The probe is kept beside the trials: asked again, it costs nothing.
+    """
+    pilots = [run for run, _ in preparation.pilots()]
+    chosen = chosen_rate(preparation.trial_of(pilots)) if pilots else None
+    # Until the pilots are done any rate stands for theirs: runs of it are not those that will be judged.
+    is_known = chosen is not None or not pilots
+    made = preparation.runs(preparation.settings.training.learning_rate[0] if chosen is None else chosen[0])
     with _fs.run_folder(preparation.out):
-        trial = preparation.commit(preparation.runs(rate))
-        probe = _probe(trial, preparation.jobs)
-    different = list({run.key: run for run in runs}.values())
-    todo = [run for run in different if not trial.is_done(run)]
+        probe = _probe(preparation, next(pair for pair in made if pair[0].steps))
+    different = list({run.key: run for run in (*pilots, *(run for run, _ in made))}.values())
+    trial = preparation.trial_of(different)
+    todo = [run for run in different if not trial.is_done(run) or not (is_known or run.is_pilot or not run.steps)]
+    items = sum(len(items) for _, items in preparation.tasks)
+    notes = list(preparation.notes)
+    if preparation.request.eval_command is not None:
+        notes.append("the time that --eval-command takes is not in it")
     return Cost(
         arms=preparation.names,
         seeds=len(preparation.seeds),
@@ -83,11 +108,12 @@ def quote_trial(preparation: Preparation) -> Cost:
         tokens=sum(run.tokens for run in different),
         done=len(different) - len(todo),
         jobs=preparation.jobs,
-        seconds=_seconds(todo, probe, preparation.jobs, sum(len(items) for _, items in preparation.tasks)),
-        memory_bytes=probe.memory_bytes * min(preparation.jobs, max(1, len(todo))),
+        seconds=_seconds(todo, probe, preparation.jobs, items),
+        whole_seconds=_seconds(different, probe, preparation.jobs, items),
+        memory_bytes=probe.memory_bytes * preparation.request.processes * min(preparation.jobs, max(1, len(todo))),
         probe=probe,
         power=preparation.power,
-        notes=tuple(preparation.notes),
+        notes=notes,
     )
 
 
@@ -96,18 +122,20 @@ def _seconds(runs: Sequence[Run], probe: Probe, jobs: int, items: int) -> float:
     free = [probe.startup_s] * jobs
     for run in runs:
         asking = 0.0 if run.is_pilot else items * probe.item_s
+        saving = math.ceil(run.steps / save_steps(run.steps)) * probe.save_s
         at = free.index(min(free))
-        free[at] += probe.load_s + run.steps * probe.step_s + asking
+        free[at] += probe.load_s + run.steps * probe.step_s + saving + asking
     return max(free) if runs else 0.0
 
 
 def within_budget(preparation: Preparation, cost: Cost, budget_s: float) -> tuple[Preparation, Cost]:
     """The trial, made to fit by a stated rule. Raises UsageError where it cannot.
 
-    First go the arms that are neither curated, the primary control nor base, the last first; then seeds, down to three.
+    What is finished already does not count: the same command is the same trial, whenever it is given. First go the arms that
+    are neither curated, the primary control nor base, the last first; then seeds, down to three.
     """
     asked = preparation.settings.seeds
-    while cost.seconds > budget_s:
+    while cost.whole_seconds > budget_s:
         keep = {*preparation.primary, BASE}
         spare = [arm for arm in preparation.names if arm not in keep]
         seeds = preparation.settings.seeds
@@ -123,8 +151,8 @@ def within_budget(preparation: Preparation, cost: Cost, budget_s: float) -> tupl
         else:
             raise UsageError(
                 f"--budget: the smallest trial ({', '.join(preparation.names)}; {seeds} seeds) takes "
-                f"about {duration(cost.seconds)}, the budget is {duration(budget_s)}; allow more, train fewer steps, or name "
-                "a smaller task"
+                f"about {duration(cost.whole_seconds)}, the budget is {duration(budget_s)}; allow more, train fewer steps, or "
+                "name a smaller task"
             )
         cost = quote_trial(preparation)
     return preparation, cost
@@ -136,80 +164,87 @@ def _again(preparation: Preparation, *, note: str, **changed: Any) -> Preparatio
     return replace(preparation, **changed, notes=[*notes, note])
 
 
-def _probe(trial: Trial, jobs: int) -> Probe:
-    """Measured once per plan and number of jobs."""
-    path = trial.folder.parent / PROBE
-    key = f"{trial.plan.model_identity}-{trial.plan.training}-{trial.plan.tasks[0]['identity']}-{jobs}-{trial.plan.threads}"
+def _probe(preparation: Preparation, made: tuple[Run, "npt.NDArray[np.int64]"]) -> Probe:
+    """Measured once for all that its figures depend on: what the first run's key holds but for its rate, and the jobs."""
+    run, sequence = made
+    key = f"{preparation.plan.key_of(sequence.tolist(), steps=run.steps, rate=0.0, seed=run.seed)}-{preparation.jobs}"
+    path = preparation.folder.parent / PROBE
     known: dict[str, Any] = _fs.read_json(path) if path.exists() else {}
     if key not in known:
+        _fs.make_folder(path.parent)
         progress.note("trial: timing a few steps and answers")
-        known[key] = asdict(_measure(trial, jobs))
+        with _aside(preparation, made) as trial:
+            known[key] = asdict(_measure(trial, preparation.jobs))
         _fs.commit_json(path, known)
     return Probe(**known[key])
 
 
+@contextlib.contextmanager
+def _aside(preparation: Preparation, made: tuple[Run, "npt.NDArray[np.int64]"]) -> Iterator[Trial]:
+    """A trial of one run in a folder of its own that is removed again."""
+    for left in preparation.folder.parent.glob(f"{ASIDE}*"):  # of a quote that was killed; this process holds the lock
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=preparation.folder.parent) as name:
+        (Path(name) / "rows").symlink_to((preparation.out / "rows").resolve())
+        yield preparation.commit([made], Path(name) / "trial" / "probe")
+
+
 def _measure(trial: Trial, jobs: int) -> Probe:
-    from curate.trials.working import environment
-
-    with tempfile.TemporaryDirectory() as name:
-        outs = [Path(name) / f"{number}.json" for number in range(jobs)]
-        begin = str(time.time())
-        probes = [
-            subprocess.Popen(  # noqa: S603  (this interpreter, this package)
-                [sys.executable, "-m", "curate.trials.cost", str(trial.folder), str(out), begin],
-                env=environment(trial),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                stdin=subprocess.DEVNULL,
-            )
-            for out in outs
-        ]
-        errors = [probe.communicate()[1].decode(errors="replace") for probe in probes]
-        for probe, error in zip(probes, errors, strict=True):
-            if probe.returncode:
-                last = (error.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+    begin = str(time.time())
+    outs = [trial.folder / f"probe-{number}.json" for number in range(jobs)]
+    arguments = [(str(trial.folder), str(out), begin) for out in outs]
+    commands = [launched("curate.trials.cost", *given, processes=trial.plan.processes) for given in arguments]
+    with started(trial, commands, "probe") as probes:
+        for number, probe in enumerate(probes):
+            if code := probe.wait():
+                last = last_words(log_of(trial, "probe", number)) or f"exit code {code}"
                 raise CurateError(f"trial: the probe failed: {last}")
-        found = [Probe(**json.loads(out.read_bytes())) for out in outs]
-    return max(found, key=lambda probe: probe.step_s)
+        return max((Probe(**_fs.read_json(out)) for out in outs), key=lambda probe: probe.step_s)
 
 
-def measure_here(trial: Trial, started: float) -> Probe:
-    """Run a few steps and answers in this process."""
+def measure_here(trial: Trial, folder: Path, begun: float) -> Probe:
+    """Run a few steps and answers in this process; `folder` is for its checkpoint, `begun` when its start was asked for."""
     import torch
 
     from curate.trials.evaluation import Asker
     from curate.trials.training import train
-    from curate.trials.worker import Worker
+    from curate.trials.worker import Worker, join
 
     torch.set_num_threads(trial.plan.threads)
-    worker = Worker(trial)
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    join(trial, processes)
+    worker = Worker(trial, rank, processes)
     run = next(run for run in trial.runs if run.steps)
     examples, sequence = worker.rows_of(run)
-    startup = time.time() - started
+    startup = time.time() - begun
     times: list[float] = []
+    saved: list[float] = []
     batch, steps = trial.plan.how.batch, min(run.steps, 1 + TIMED_STEPS)
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.monotonic()
-        trained = train(
-            examples,
-            sequence[: steps * batch],
-            trial.plan.likelihood(),
-            trial.plan.how,
-            rate=run.learning_rate,
-            steps=steps,
-            seed=run.seed,
-            folder=Path(folder),
-            on_step=lambda _: times.append(time.monotonic()),
-        )
-        whole = time.monotonic() - begin
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else whole
+    begin = time.monotonic()
+    trained = train(
+        examples,
+        sequence[: steps * batch],
+        trial.plan.likelihood(),
+        trial.plan.how,
+        rate=run.learning_rate,
+        steps=steps,
+        seed=run.seed,
+        folder=folder,
+        processes=processes,
+        checkpoints=1,  # after the last step, so that none is timed with a step
+        on_step=lambda _: times.append(time.monotonic()),
+        on_save=lambda: saved.append(time.monotonic()),
+    )
+    whole = time.monotonic() - begin
+    save = saved[-1] - times[-1] if saved else 0.0
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else whole - save
     task, items = worker.tasks[0]
     asked = list(items)[: min(len(items), 128)]
     begin = time.monotonic()
-    asker = Asker(trained.model, trial.plan.likelihood())
+    asker = Asker(trained.model, trial.plan.likelihood(), rank, processes)
     asker.choose(asked) if task.kind == "choice" else asker.generate(task, asked)
     answering = (time.monotonic() - begin) / len(asked)
-    return Probe(startup, max(0.0, whole - step * steps), step, answering, _peak_memory())
+    return Probe(startup, max(0.0, whole - step * steps - save), step, save, answering, _peak_memory())
 
 
 def _peak_memory() -> int:
@@ -234,5 +269,7 @@ def parse_duration(text: str) -> float:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    measured = measure_here(Trial.open(Path(sys.argv[1])), float(sys.argv[3]))
-    Path(sys.argv[2]).write_text(json.dumps(asdict(measured)))
+    end_with_parent()
+    measured = measure_here(Trial.open(Path(sys.argv[1])), Path(sys.argv[2]).with_suffix(""), float(sys.argv[3]))
+    if os.environ.get("RANK", "0") == "0":
+        Path(sys.argv[2]).write_text(json.dumps(asdict(measured)))

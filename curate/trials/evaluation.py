@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+COMMAND_TASK = "eval-command"
+"""Under which name a report has the results of the user's own evaluation."""
 LONGEST_BATCH = 128
 """Prompts that are answered together at most; a batch ends when its last answer does."""
 SHARED_TOKENS = {"cpu": 16_384, "cuda": 131_072}
@@ -38,6 +41,13 @@ class Asker:
     likelihood: LikelihoodFilter
     rank: int = 0
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        import torch
+
+        if self.model.dtype == torch.bfloat16:
+            # It turns all but the matrices to float32: answers are not to depend on whether options were scored before.
+            self._engine  # noqa: B018
 
     def generate(
         self, task: Task, items: Sequence[Item], on_items: Callable[[int], None] = lambda count: None
@@ -93,12 +103,7 @@ class Asker:
         Raises InputError for an option that the template or the context length leaves unscored.
         """
         mine = items[self.rank :: self.processes]
-        examples = [
-            Example(messages=[*item.messages, {"role": "assistant", "content": option}])
-            for item in mine
-            for option in item.options
-        ]
-        sums = iter(self._sums(examples))
+        sums = iter(self._sums([example for item in mine for example in completed(item)]))
         found: dict[int, list[tuple[float, int]]] = {}
         for item in mine:
             options = []
@@ -130,6 +135,11 @@ class Asker:
         scored = iter(self._engine.score([row for row in rows if row is not None], batch_tokens=budget))
         results = [next(scored) if row is not None else None for row in rows]
         return [sums if isinstance(sums, TokenSums) else None for sums in results]
+
+
+def completed(item: Item) -> list[Example]:
+    """An item with each of its options as the answer."""
+    return [Example(messages=[*item.messages, {"role": "assistant", "content": option}]) for option in item.options]
 
 
 @contextlib.contextmanager
@@ -182,6 +192,22 @@ class EvalCommand:
 
     command: str
 
+    def words(self) -> list[str]:
+        """The program and its arguments, nothing filled in. Raises UsageError where they cannot be told apart."""
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise UsageError(f"--eval-command: cannot be read: {error}") from error
+        if not words:
+            raise UsageError("--eval-command: is empty")
+        return words
+
+    def check(self) -> None:
+        """Raise UsageError where the command cannot be started."""
+        program = self.words()[0]
+        if "{" not in program and shutil.which(program) is None:
+            raise UsageError(f"--eval-command {program}: no such program here, or not one that can be run")
+
     def run(self, folder: Path, *, base: str, adapter: Path | None, model: Path | None) -> dict[str, float]:
         """Run it; returns scores in [0, 1] by item name. Raises UsageError with its last words where it fails.
 
@@ -191,12 +217,7 @@ class EvalCommand:
         out = folder / "eval-command.jsonl"
         given = {"base": base, "adapter": str(adapter or ""), "model": str(model or base), "out": str(out)}
         out.unlink(missing_ok=True)
-        try:
-            words = [_filled(word, given) for word in shlex.split(self.command)]
-        except ValueError as error:
-            raise UsageError(f"--eval-command: cannot be read: {error}") from error
-        if not words:
-            raise UsageError("--eval-command: is empty")
+        words = [_filled(word, given) for word in self.words()]
         environment = {**os.environ, **{f"CURATE_{name.upper()}": value for name, value in given.items()}}
         try:
             done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603  (the user's own)

@@ -21,9 +21,10 @@ def judged_before(test_set: str, trial: str) -> int:
     return len({entry["trial"] for entry in _entries() if entry.get("test_set") == test_set} - {trial})
 
 
-def components_before(test_set: str) -> dict[str, Any] | None:
-    """What the latest trial on this test set measured of variances (`components`), and its name."""
-    found = [entry for entry in _entries() if entry.get("test_set") == test_set and isinstance(entry.get("components"), dict)]
+def components_before(test_set: str, conditions: str) -> dict[str, Any] | None:
+    """What the latest trial on this test set, of this model and training, measured of variances (`components`), and its name."""
+    of_these = [entry for entry in _entries() if (entry.get("test_set"), entry.get("conditions")) == (test_set, conditions)]
+    found = [entry for entry in of_these if isinstance(entry.get("components"), dict)]
     return found[-1] if found else None
 
 

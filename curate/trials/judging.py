@@ -12,18 +12,17 @@ from curate import _fs, progress
 from curate.errors import IntegrityError
 from curate.selection.frame import Floats
 from curate.trials.arms import BASE, CURATED, share_of
-from curate.trials.evaluation import load_choices, load_generations
+from curate.trials.evaluation import COMMAND_TASK, load_choices, load_generations
 from curate.trials.history import judged_before, remember
 from curate.trials.plan import RESULT, Run, Trial
 from curate.trials.power import power_facts
 from curate.trials.statistics import Contrast, contrast
 from curate.trials.tasks import Items, Outcome, Task, aggregate, score, score_choices
-from curate.trials.verdict import Verdict, combine, judge, judge_others
+from curate.trials.verdict import TRIED, Verdict, combine, judge, judge_others
 
 REPORT = "trial.json"
 TOLD = ("recipe", "model", "protocol", "learning_rate", "power_stated", "overlaps", "limits", "notices")
 """Facts that stand in the report under their own names."""
-COMMAND_TASK = "eval-command"
 
 
 @dataclass(frozen=True)
@@ -178,6 +177,7 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
             task=task,
             margin=facts["margin"],
             trained=judging.contrast(control, BASE, task, reading=reading) if has_base else None,
+            tried=TRIED[facts["protocol"]],
         )
     verdict = combine(verdicts["strict"], verdicts["lenient"])
     primary = judging.contrast(treated, control, task)
@@ -200,6 +200,7 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
         {
             "recipe": facts["recipe"],
             "word": verdict.word,
+            "conditions": trial.plan.conditions,
             "components": asdict(primary.components),
             "accuracy": float(judging.scores(control, task).strict.mean()),
         },
@@ -222,7 +223,7 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
             "steps": _credits(judging, facts, contrasts),
             "arms": [_arm(judging, arm) for arm in judging.arms],
             "scores": [_scores(judging, arm, name) for arm in judging.arms for name in judging.task_names],
-            "curves": _curves(judging, task),
+            "curves": [] if facts["protocol"] == "single" else _curves(judging, task),
             "power": power_facts(
                 primary.components, seeds=len(trial.plan.seeds), items=primary.items, source="the variances of this trial"
             ),

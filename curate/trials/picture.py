@@ -25,10 +25,15 @@ _OTHER = "#666666"
 _CURVES = ("#2166ac", "#b35806", "#542788", "#1b7837")
 
 
-def draw(report: "TrialReport", path: Path) -> None:
-    """Write the picture; its format is the file's suffix. Raises UsageError for another."""
+def check_format(path: Path) -> None:
+    """Raise UsageError for a file whose suffix is no format; to be asked before hours of training."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {path}: name a file that ends in {', '.join(FORMATS)}")
+
+
+def draw(report: "TrialReport", path: Path) -> None:
+    """Write the picture; its format is the file's suffix. Raises UsageError for another."""
+    check_format(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -78,7 +78,8 @@ class Plan:
         common = {name: value for name, value in self._without_places().items() if name not in others}
         how = {name: value for name, value in self.training.items() if name not in ("learning_rate", "epochs", "steps")}
         if not steps:  # the model as it is; only one from scratch depends on a seed
-            return stable_hash([common, how["method"], how["config"], seed if how["method"] == "from_scratch" else 0])[:12]
+            own = seed if how["method"] == "from_scratch" else 0
+            return stable_hash([common, how["method"], how["config"], how["precision"], own])[:12]
         return stable_hash([common, how, list(sequence), steps, rate, seed, is_pilot])[:12]
 
     def likelihood(self) -> Likelihood:
@@ -92,6 +93,11 @@ class Plan:
         """The training settings."""
         return Training(**self.training)
 
+    @property
+    def conditions(self) -> str:
+        """Hash of model and training settings: how far scores scatter depends on both."""
+        return stable_hash([dict(self.model_identity), dict(self.training)])[:12]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -101,18 +107,21 @@ class Trial:
     plan: Plan
     runs: Sequence[Run]
     keep_adapters: bool = False
+    devices: Sequence[str] = ()
+    """GPUs that workers are dealt, as CUDA_VISIBLE_DEVICES names them; no outcome depends on which."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """A trial as it was committed."""
         found = _fs.read_json(folder / PLAN)
-        return cls(folder, Plan(**found["plan"]), [Run(**run) for run in found["runs"]], found["keep_adapters"])
+        runs = [Run(**run) for run in found["runs"]]
+        return cls(folder, Plan(**found["plan"]), runs, found["keep_adapters"], found["devices"])
 
     def save(self) -> None:
         """Commit the plan; what workers read."""
         _fs.make_folder(self.folder)
-        runs = [asdict(run) for run in self.runs]
-        _fs.commit_json(self.folder / PLAN, {"plan": asdict(self.plan), "runs": runs, "keep_adapters": self.keep_adapters})
+        told = {"runs": [asdict(run) for run in self.runs], "keep_adapters": self.keep_adapters, "devices": list(self.devices)}
+        _fs.commit_json(self.folder / PLAN, {"plan": asdict(self.plan), **told})
 
     @property
     def out(self) -> Path:

@@ -45,17 +45,6 @@ class Pool:
         """Training rows that the trainer would not drop."""
         return np.asarray((self.part == TRAIN) & (self.tokens > 0))
 
-    def examples(self, wanted: Ints) -> list[Example]:
-        """The examples of some rows, in the order asked for, with the user's columns."""
-        found: dict[int, Example] = {}
-        asked = np.unique(wanted)
-        for shard in self.rows.shards:
-            here = asked[(asked >= shard.start) & (asked < shard.stop)]
-            if len(here):
-                examples = self.rows.examples(shard, extra=True)
-                found |= {int(row): examples[int(row) - shard.start] for row in here}
-        return [found[int(row)] for row in wanted]
-
 
 def make_pool(rows: RowStore, likelihood: Likelihood, *, validation: float, test: float) -> Pool:
     """Hold out prompts, then measure every row as the trainer would see it."""
@@ -170,11 +159,14 @@ class Overlap:
         return self.found / self.items if self.items else 0.0
 
 
-def overlap(pool: Pool, task: str, prompts: Sequence[str]) -> Overlap:
-    """Test items that stand in a training row: more than half of their 8-grams, or all of a shorter one."""
+def overlap(pool: Pool, task: str, questions: Sequence[str]) -> Overlap:
+    """Test items that stand in a training row: more than half of their 8-grams, or all of a shorter one.
+
+    `questions` are without the words of a task's template: they stand around every item and would dilute its share.
+    """
     from curate.diversity.overlap import ItemIndex
 
-    index = ItemIndex.build([(str(number), text) for number, text in enumerate(prompts)], N_GRAM)
+    index = ItemIndex.build([(str(number), text) for number, text in enumerate(questions)], N_GRAM)
     best: dict[int, tuple[float, int]] = {}
     seen: set[str] = set()
     for shard in pool.rows.shards:
@@ -186,8 +178,8 @@ def overlap(pool: Pool, task: str, prompts: Sequence[str]) -> Overlap:
             _note(best, index, prompt if prompt not in seen else "", example)
             seen.add(prompt)
     found = sorted(best.items())
-    shown = tuple((prompts[item][:200], row, share) for item, (share, row) in found[:5])
-    return Overlap(task, len(prompts), len(found), shown)
+    shown = tuple((questions[item][:200], row, share) for item, (share, row) in found[:5])
+    return Overlap(task, len(questions), len(found), shown)
 
 
 def _note(best: dict[int, tuple[float, int]], index: "ItemIndex", prompt: str, example: Example) -> None:

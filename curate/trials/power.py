@@ -31,15 +31,20 @@ def power_facts(components: Components, *, seeds: int, items: int, source: str) 
     }
 
 
-def power_before(test_set: str, *, seeds: int, items: int) -> dict[str, Any]:
-    """What a trial on this test set is going to be able to find, by the variances of an earlier one, else by assumed ones."""
+def power_before(test_set: str, conditions: str, *, seeds: int, items: int) -> dict[str, Any]:
+    """What a trial on this test set is going to be able to find.
+
+    By the variances of an earlier one of the same model and training, where none of them was estimated at zero: that is an
+    estimate that fell below, and would promise too much. Else by assumed ones.
+    """
     components = stated_components(ASSUMED_ACCURACY)
     source = f"assumed variances (accuracy {ASSUMED_ACCURACY:.0%}, seed standard deviation 1.6 points as recorded elsewhere)"
-    found = components_before(test_set)
+    found = components_before(test_set, conditions)
     if found is not None:
         with contextlib.suppress(TypeError):  # another version noted other names
-            components = Components(**found["components"])
-            source = f"the variances of trial {found['trial']} on this test set"
+            measured = Components(**found["components"])
+            if min(asdict(measured).values()) > 0:
+                components, source = measured, f"the variances of trial {found['trial']} on this test set"
     return power_facts(components, seeds=seeds, items=items, source=source)
 
 

@@ -4,7 +4,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from curate import _fs
 from curate.annotations import Annotations, load_annotations
-from curate.errors import InputError, RecipeError, UsageError
+from curate.errors import CurateError, InputError, RecipeError, UsageError
 from curate.examples import stable_hash
 from curate.filters import Likelihood, build_filter
 from curate.filters.base import first_complaint
@@ -24,8 +24,21 @@ from curate.recipes import Recipe, load_recipe
 from curate.recipes.schema import TARGET
 from curate.recipes.trial import TrialSettings
 from curate.rows import RowStore
-from curate.trials.arms import BASE, CURATED, ORDERED, SHUFFLED, SYNTHETIC, Arms, Draw, share_of, training_sequence
-from curate.trials.plan import Plan, Run, Trial
+from curate.trials.arms import (
+    BASE,
+    CURATED,
+    ORDERED,
+    SHUFFLED,
+    SYNTHETIC,
+    UNORDERED,
+    Arms,
+    Draw,
+    share_of,
+    training_sequence,
+)
+from curate.trials.devices import usable_devices
+from curate.trials.evaluation import COMMAND_TASK, EvalCommand, completed
+from curate.trials.plan import DONE, Plan, Run, Trial
 from curate.trials.pool import TEST, Overlap, Pool, make_pool, overlap
 from curate.trials.power import power_before
 from curate.trials.tasks import Items, Task, check_machine, load_items, load_task, sample_task
@@ -39,6 +52,11 @@ UNEVEN_TOKENS = 0.01
 SMALL_WEIGHTS = 256 << 20
 """Bytes of weights below which a training on a CPU uses one thread, so that several run at once. Threads are part of the
 plan, since they change sums; jobs must not be, so they have no say in it."""
+GPU_THREADS = 4
+"""A constant, so that runs of one machine are not made anew on another with as good a GPU and other cores."""
+MOST_THREADS = 256
+SCORED_WITH = ("revision", "dtype", "max_length", "chat_template")
+"""Settings of the model in which training follows the scores, unless the caller says otherwise."""
 MARKS = ("Final Answer:", "Answer:", "####", "answer is")
 """What stands before a final answer; of equally frequent ones the first."""
 _PACKAGES = ("curate-sft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -55,7 +73,7 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the recipe's `trial` section."""
     jobs: int | None = None
-    """Runs at once; default: as many as there are cores on a CPU, one on a GPU."""
+    """Runs at once. Default: one per GPU; on a CPU one per core for small models, else one."""
     processes: int = 1
     keep_adapters: bool = False
     eval_command: str | None = None
@@ -76,6 +94,8 @@ class Preparation:
     arms: Arms
     overlaps: Sequence[Overlap]
     notes: list[str] = field(default_factory=list)
+    devices: Sequence[str] = ()
+    """GPUs that may be used."""
 
     @cached_property
     def names(self) -> list[str]:
@@ -135,7 +155,7 @@ class Preparation:
             tasks=[{"task": _as_data(task), "identity": items.identity, "items": len(items)} for task, items in self.tasks],
             arms=self.names,
             seeds=self.seeds,
-            threads=1 if spec.device == "cpu" and _weights(self.likelihood) < SMALL_WEIGHTS else _cores(),
+            threads=_threads(self.likelihood),
             processes=self.request.processes,
             eval_command=self.request.eval_command,
             packages={name: version(name) for name in _PACKAGES},
@@ -152,13 +172,17 @@ class Preparation:
         """Runs at once."""
         if self.request.jobs is not None:
             return self.request.jobs
+        if self.devices:
+            return max(1, len(self.devices) // self.request.processes)
         return 1 if self.request.processes > 1 or self.plan.threads > 1 else _affordable_jobs(self.likelihood)
 
     @property
     def power(self) -> dict[str, Any]:
         """What the trial is going to be able to find, on its primary task."""
-        _, items = self.tasks[0]
-        return power_before(items.identity, seeds=len(self.seeds), items=len(items))
+        task, items = self.tasks[0]
+        if len(items) < 2:
+            raise InputError(f"task {task.name}: {len(items)} item; an interval over items needs at least 2")
+        return power_before(items.identity, self.plan.conditions, seeds=len(self.seeds), items=len(items))
 
     def pilots(self) -> list[tuple[Run, npt.NDArray[np.int64]]]:
         """Runs that choose the learning rate, on random rows; none where one rate is given."""
@@ -166,7 +190,7 @@ class Preparation:
         if len(rates) == 1:
             return []
         seed = self.settings.first_seed + PILOT_SEED
-        draw = self.arms.draw(SHUFFLED + "@1" if self.settings.protocol == "progressive" else "random", seed)
+        draw = self.arms.draw(UNORDERED if self.settings.protocol == "progressive" else "random", seed)
         return [self._run(Draw(f"rate:{rate:g}", seed, draw.rows), rate, is_pilot=True) for rate in rates]
 
     def runs(self, rate: float) -> list[tuple[Run, npt.NDArray[np.int64]]]:
@@ -196,23 +220,38 @@ class Preparation:
         )
         return run, sequence
 
-    def commit(self, runs: Sequence[tuple[Run, npt.NDArray[np.int64]]]) -> Trial:
+    def trial_of(self, runs: Sequence[Run], folder: Path | None = None) -> Trial:
+        """A trial of these runs; nothing is written."""
+        return Trial(folder or self.folder, self.plan, runs, self.request.keep_adapters, self.devices)
+
+    def commit(self, runs: Sequence[tuple[Run, npt.NDArray[np.int64]]], folder: Path | None = None) -> Trial:
         """Write plan, parts and sequences: all that a worker reads."""
-        trial = Trial(self.folder, self.plan, [run for run, _ in runs], self.request.keep_adapters)
-        _fs.make_folder(self.folder)
-        _save(self.folder / PARTS, self.pool.part)
+        trial = self.trial_of([run for run, _ in runs], folder)
+        _fs.make_folder(trial.folder)
+        _save(trial.folder / PARTS, self.pool.part)
         for run, sequence in runs:
-            folder = trial.path(run)
-            folder.mkdir(parents=True, exist_ok=True)
-            if run.steps and not (folder / SEQUENCE).exists():
-                _save(folder / SEQUENCE, sequence)
+            own = trial.path(run)
+            own.mkdir(parents=True, exist_ok=True)
+            if run.steps and not (own / SEQUENCE).exists():
+                _save(own / SEQUENCE, sequence)
         trial.save()
         return trial
+
+    def made_with_other_threads(self) -> int | None:
+        """Threads with which the untrained model of this very plan was asked already, where that is another number."""
+        others = [replace(self.plan, threads=threads) for threads in range(1, MOST_THREADS + 1) if threads != self.plan.threads]
+        keys = {plan.threads: plan.key_of([], steps=0, rate=0.0, seed=self.seeds[0]) for plan in others}
+        return next((at for at, key in keys.items() if (self.folder.parent / "runs" / key / DONE).is_file()), None)
 
     def limits(self, runs: Sequence[Run]) -> list[str]:
         """What makes arms differ beside what was chosen."""
         found = list(self.notes)
         first, second = self.primary
+        if first == CURATED and self.arms.orders:
+            found.append(
+                f"`{CURATED}` is trained in the recipe's order and `{second}` in random order: the verdict holds the effect of "
+                f"the order too; `{UNORDERED}` tells them apart"
+            )
         tokens = {
             name: [run.tokens for run in runs if run.arm == name or (share_of(run.arm) or ("",))[0] == name]
             for name in (first, second)
@@ -250,6 +289,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _threads(likelihood: Likelihood) -> int:
+    if likelihood.spec.device != "cpu":
+        return GPU_THREADS
+    return 1 if _weights(likelihood) < SMALL_WEIGHTS else _cores()
+
+
 def _weights(likelihood: Likelihood) -> int:
     """Bytes of the model's weights; of one that lies nowhere yet, a guess that is no small model."""
     folder = Path(likelihood.model)
@@ -278,12 +323,20 @@ def prepare(
     annotations = load_annotations(out)
     chosen = _recipe(out, recipe)
     settings = _settings(chosen, request)
-    likelihood = _likelihood(annotations, chosen, model)
+    if request.eval_command is not None:
+        EvalCommand(request.eval_command).check()
+    likelihood, notes = _likelihood(annotations, chosen, model)
+    devices = usable_devices(likelihood.spec.device, request.processes)
+    if devices:  # a worker sees its own alone; which one it is changes nothing
+        likelihood = likelihood.model_copy(update={"device": "cuda"})
     named = [_task(entry) for entry in (request.tasks or settings.tasks)]
     for task in named:
         check_machine(task)
     pool = make_pool(annotations.rows, likelihood, validation=settings.validation, test=0.0 if named else settings.test)
-    tasks = [(task, load_items(task)) for task in (named or [_own_task(out, annotations.rows, pool)])]
+    if not named:
+        named = [_own_task(out, annotations.rows, pool, likelihood)]
+        check_machine(named[0])
+    tasks = [(task, load_items(task)) for task in named]
     if settings.primary_task is not None:
         known = [task.name for task, _ in tasks]
         if settings.primary_task not in known:
@@ -291,28 +344,47 @@ def prepare(
         tasks.sort(key=lambda pair: pair[0].name != settings.primary_task)
     if repeated := [task.name for number, (task, _) in enumerate(tasks) if task.name in [t.name for t, _ in tasks[:number]]]:
         raise RecipeError(f"trial: two tasks are called {repeated[0]!r}; a task's name says where its answers lie")
-    overlaps = [overlap(pool, task.name, [item.question for item in items]) for task, items in tasks]
+    if request.eval_command is not None and any(task.name == COMMAND_TASK for task, _ in tasks):
+        raise RecipeError(f"trial: a task is called {COMMAND_TASK!r}, as the results of --eval-command are; name it otherwise")
+    overlaps = [overlap(pool, task.name, [task.asked(item) for item in items]) for task, items in tasks]
     for found in overlaps:
         if found.share > settings.overlap:
             raise InputError(_leak(found, settings.overlap))
-    notes = _check_items(likelihood, tasks)
+    notes += _check_items(likelihood, tasks)
     arms = Arms(annotations, chosen, pool, model=(model or {}).get("model"), human=settings.human)
-    preparation = Preparation(out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps, notes)
+    preparation = Preparation(
+        out, chosen, settings, request, annotations, likelihood, tasks, pool, arms, overlaps, notes, devices
+    )
     if settings.training.batch % request.processes:
         raise UsageError(
             f"trial: a batch of {settings.training.batch} cannot be dealt to {request.processes} processes; choose a multiple"
         )
     _check_arms(preparation)
+    if preparation.plan.threads > 1 and (before := preparation.made_with_other_threads()):
+        notes.append(
+            f"runs of this folder were made with {before} threads, here it is {preparation.plan.threads}: sums round otherwise, "
+            "so they are made again"
+        )
     return preparation
 
 
 def _check_items(likelihood: Likelihood, tasks: Sequence[tuple[Task, Items]]) -> list[str]:
-    """Render every prompt as it will be asked. Returns what is to be told of those that do not fit."""
+    """Render every prompt as it will be asked. Returns what is to be told of those that do not fit.
+
+    Raises InputError where none fits, or an option cannot be scored.
+    """
     notes = []
+    positions = likelihood.positions() or 1 << 30
     for task, items in tasks:
-        room = (likelihood.positions() or 1 << 30) - task.max_new_tokens
-        prompts = likelihood.renderer().prompts([item.messages for item in items])
-        if task.kind != "choice" and (without := sum(len(ids) > room for ids in prompts)):
+        lengths = [len(ids) for ids in likelihood.renderer().prompts([item.messages for item in items])]
+        if task.kind == "choice":
+            _check_options(likelihood, task, items)
+        elif without := sum(length + task.max_new_tokens > positions for length in lengths):
+            if without == len(items):
+                raise InputError(
+                    f"{task.name}: no prompt leaves room for an answer: the model has {positions:,} positions, prompts have "
+                    f"{min(lengths):,} to {max(lengths):,} tokens, max_new_tokens is {task.max_new_tokens:,}; set it lower"
+                )
             notes.append(
                 f"{task.name}: {without} of {len(items)} prompts leave no room for {task.max_new_tokens} tokens of answer; "
                 "they count as cut off in every arm"
@@ -320,23 +392,31 @@ def _check_items(likelihood: Likelihood, tasks: Sequence[tuple[Task, Items]]) ->
     return notes
 
 
+def _check_options(likelihood: Likelihood, task: Task, items: Items) -> None:
+    """Render every option as it will be scored."""
+    from curate.likelihood import Unrenderable
+
+    renderer = likelihood.renderer()
+    for item in items:
+        for option, row in zip(item.options, renderer.render(completed(item)), strict=True):
+            if isinstance(row, Unrenderable) or row.truncated:
+                why = row.reason if isinstance(row, Unrenderable) else f"cut off at max_length {renderer.max_length}"
+                raise InputError(f"task {task.name}: {item.place}: option {option[:60]!r} cannot be scored ({why})")
+
+
 def _check_arms(preparation: Preparation) -> None:
-    if len(preparation.arms.curated) < 2:
-        raise InputError(
-            f"trial: the recipe keeps {len(preparation.arms.curated)} training rows; nothing can be learnt from them"
-        )
-    treated, control = preparation.primary
-    if treated == control or (control == "random" and preparation.arms.canonical("random-clean") == CURATED):
-        raise RecipeError("trial: the steps reject no training row, so the curated rows are all rows; there is nothing to judge")
-    if preparation.settings.protocol == "single" and (idle := preparation.arms.idle_steps):
-        told = ", ".join(f"`{step}`" for step in idle)
+    arms, is_single = preparation.arms, preparation.settings.protocol == "single"
+    kept, available = len(arms.curated), int(preparation.pool.trainable.sum())
+    if kept < 2:
+        raise InputError(f"trial: the recipe keeps {kept} training rows; nothing can be learnt from them")
+    if is_single and kept == available:
+        raise RecipeError(f"trial: the recipe keeps all {available} training rows; there is nothing to compare")
+    if is_single and arms.idle_steps:
+        told = ", ".join(f"`{step}`" for step in arms.idle_steps)
         preparation.notes.append(f"{told}: rejects no training row; `random-clean` stands before the last step that does")
     for arm in preparation.names:
         if arm != BASE:
-            preparation.arms.draw(arm, preparation.seeds[0])
-    kept, available = len(preparation.arms.curated), int(preparation.pool.trainable.sum())
-    if preparation.settings.protocol == "single" and kept == available:
-        raise RecipeError(f"trial: the recipe keeps all {available} training rows; there is nothing to compare")
+            arms.draw(arm, preparation.seeds[0])
 
 
 def _leak(found: Overlap, allowed: float) -> str:
@@ -379,21 +459,40 @@ def _settings(recipe: Recipe, request: Request) -> TrialSettings:
         raise UsageError(f"trial: {first_complaint(error, TrialSettings.model_fields)}") from error
 
 
-def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, Any] | None) -> Likelihood:
-    """The model to train: as given, else the one whose scores the recipe ranks by."""
-    if model is None or "model" not in model:
-        stores = annotations.choose(recipe.build_filters({"model": TARGET}))
-        found = [store.plan["parameters"] for store in stores.values() if "model" in store.plan["parameters"]]
-        if not found:
+def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, Any] | None) -> tuple[Likelihood, list[str]]:
+    """The model to train: as given, else the one whose scores the recipe ranks by; what is not said is as it was scored with.
+
+    Also what is to be told of settings that are not those of the scores.
+    """
+    given = dict(model or {})
+    stores = annotations.choose(recipe.build_filters({"model": TARGET}), model=given.get("model"))
+    found = [store.plan["parameters"] for store in (*stores.values(), *annotations.stores)]
+    scored = [parameters for parameters in found if "max_length" in parameters]  # a classifier has a model too, and no length
+    if "model" not in given:
+        if not scored or not any("model" in store.plan["parameters"] for store in stores.values()):
             raise UsageError(
                 f"{recipe.name} scores with no model, so none is known: pass --model FOLDER_OR_HUB_ID, the one to train"
             )
-        names = ("model", "revision", "dtype", "max_length", "chat_template")
-        model = {name: found[0][name] for name in names if found[0].get(name) is not None} | dict(model or {})
-    filter_ = build_filter(Likelihood.name, {**model, "normalise": ()}, where="trial: model")
+    else:
+        scored = [parameters for parameters in scored if _is_same_model(parameters, given)]
+    known = {name: scored[0].get(name) for name in ("model", *SCORED_WITH)} if scored else {}
+    differing = [name for name in SCORED_WITH if known and name in given and str(given[name]) != str(known[name])]
+    notes = [f"{name} is {given[name]}; the rows were scored with {known[name] or 'the default'}" for name in differing]
+    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": ()}
+    filter_ = build_filter(Likelihood.name, given, where="trial: model")
     assert isinstance(filter_, Likelihood)
     filter_.fingerprint()  # raises for a model that cannot be used
-    return filter_
+    return filter_, notes
+
+
+def _is_same_model(scored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether scores are of the model that is named now, by name or by content."""
+    if scored["model"] == given["model"]:
+        return True
+    try:
+        return model_identity(scored["model"], scored.get("revision")) == model_identity(given["model"], given.get("revision"))
+    except CurateError:
+        return False  # one of them is no longer there
 
 
 def _as_data(task: Task) -> dict[str, Any]:
@@ -405,7 +504,7 @@ def _task(entry: str | Mapping[str, Any]) -> Task:
     return sample_task() if entry == "sample" else load_task(entry, where="trial: tasks")
 
 
-def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
+def _own_task(out: Path, rows: RowStore, pool: Pool, likelihood: Likelihood) -> Task:
     """A task over the prompts held out as test: their gold answers, or their tests."""
     facts = rows.facts
     kind = "code" if "tests" in facts and "gold" not in facts else "answer"
@@ -418,16 +517,20 @@ def _own_task(out: Path, rows: RowStore, pool: Pool) -> Task:
     marks: Counter[str] = Counter()
     for example in rows:
         marks.update({mark for mark in MARKS if mark in example.completion})
-        if pool.part[example.row] == TEST and example.prompt_key not in records and (example.gold or example.tests):
+        # Not `prompt_key`: it is the user's group where one is mapped, and may hold several prompts.
+        key = stable_hash(example.prompt)
+        if pool.part[example.row] == TEST and key not in records and (example.gold or example.tests):
             record = {**example.extra, "prompt": list(example.prompt), "gold": example.gold, "tests": example.tests}
-            records[example.prompt_key] = {key: value for key, value in record.items() if value is not None}
+            records[key] = {name: value for name, value in record.items() if value is not None}
     if not records:
         raise InputError("trial: no held-out prompt has a gold answer or tests; raise `trial: test` or name a task with --task")
     name = f"held-out-{stable_hash(sorted(records))[:8]}"
     path = out / "trial" / f"{name}.jsonl"
     _fs.make_folder(path.parent)
     _fs.commit_bytes(path, b"".join(_line(record) for record in records.values()))
-    definition = {"name": name, "kind": kind, "data": str(path.resolve())}
+    definition: dict[str, Any] = {"name": name, "kind": kind, "data": str(path.resolve())}
+    if (positions := likelihood.positions() or 1 << 30) // 2 < Task.model_fields["max_new_tokens"].default:
+        definition["max_new_tokens"] = positions // 2  # the other half is for prompts; nobody could set it
     if kind == "answer" and marks:
         # What most completions write before their answer is what a model trained on them will write.
         definition["mark"] = max(MARKS, key=lambda mark: marks[mark])

@@ -24,6 +24,8 @@ CHECKPOINTS = 5
 """Checkpoints per training; a killed one loses at most this part of its work."""
 COMPLETE = "curate-complete.json"
 """Written into a checkpoint after all its files: one without it was being written when the process died."""
+PATIENCE_S = 30 * 24 * 3600
+"""For how long processes of one run wait for each other: one of them may run an evaluation of the user's meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,21 @@ class Trained:
     """What a training left behind."""
 
     model: "PreTrainedModel"
-    """In evaluation mode, adapters merged."""
+    """Ready to be asked, see `askable`."""
     seconds: float
     loss: Sequence[tuple[int, float]]
     """Step and mean training loss (nats per token) since the last of them."""
     resumed_at: int
     """Step of the checkpoint that it went on from; 0 where it began anew."""
+    adapted: Any = None
+    """The model with the adapters that are not merged into it."""
+
+    def whole(self) -> "PreTrainedModel":
+        """The model with adapters merged in float32, on the CPU. To be called last: nothing can be asked afterwards."""
+        if self.adapted is None:
+            return self.model.cpu()
+        found: PreTrainedModel = self.adapted.cpu().float().merge_and_unload()
+        return found
 
 
 def train(
@@ -50,7 +61,9 @@ def train(
     seed: int,
     folder: Path,
     processes: int = 1,
+    checkpoints: int = CHECKPOINTS,
     on_step: Callable[[int], None] = lambda step: None,
+    on_save: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train and return the model. `sequence` indexes `examples`: the rows of all steps, one batch after the other.
 
@@ -73,7 +86,8 @@ def train(
         seed=seed,
         folder=folder,
         processes=processes,
-        on_step=on_step,
+        checkpoints=checkpoints,
+        callback=_callback(on_step, on_save),
     )
     try:
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
@@ -87,15 +101,31 @@ def train(
         raise ModelError(f"trial: the training loss is not finite at learning rate {rate:g}; set a smaller one")
     model = trainer.accelerator.unwrap_model(trainer.model)
     resumed = 0 if found is None else int(found.name.rpartition("-")[2])
-    return Trained(merged(model), time.monotonic() - begin, history, resumed)
+    adapted = model if how.method == "lora" and not _is_float32(model) else None
+    return Trained(askable(model), time.monotonic() - begin, history, resumed, adapted)
 
 
-def merged(model: Any) -> "PreTrainedModel":
-    """The model with its adapters merged, ready to be asked."""
+def askable(model: Any) -> "PreTrainedModel":
+    """The model in evaluation mode, adapters merged into weights in float32 and left beside those in bfloat16.
+
+    Merged there, an update below half a step of the weight's eight bits would be lost; beside it, it is rounded by itself.
+    """
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        if _is_float32(model):
+            model = model.merge_and_unload()
+        else:
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.data = parameter.data.to(model.dtype)
+            model = model.get_base_model()
     model.requires_grad_(False)
     return model.eval()
+
+
+def _is_float32(model: Any) -> bool:
+    import torch
+
+    return bool(model.dtype == torch.float32)
 
 
 def make_trainer(
@@ -109,7 +139,8 @@ def make_trainer(
     seed: int,
     folder: Path,
     processes: int = 1,
-    on_step: Callable[[int], None] = lambda step: None,
+    checkpoints: int = CHECKPOINTS,
+    callback: Any = None,
 ) -> "SFTTrainer":
     """The trainer, with the tokenised rows in the order of `sequence`."""
     from datasets import Dataset
@@ -147,12 +178,15 @@ def make_trainer(
         logging_nan_inf_filter=False,  # a loss that is not finite has to be seen
         logging_steps=max(1, steps // 50),
         save_strategy="steps",
-        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_steps=save_steps(steps, checkpoints),
         save_total_limit=2,
         disable_tqdm=True,
         dataloader_pin_memory=is_cuda,
         ddp_find_unused_parameters=False if processes > 1 else None,
+        ddp_timeout=PATIENCE_S,
     )
+    if (args.world_size, max(1, args.n_gpu)) != (processes, 1):
+        raise AssertionError(f"{args.world_size} processes of {args.n_gpu} GPUs each, planned were {processes} of one")
     adapters = None
     if how.method == "lora":
         targets = how.targets if isinstance(how.targets, str) else list(how.targets)
@@ -167,7 +201,7 @@ def make_trainer(
             train_dataset=Dataset.from_list(trl_rows(examples, tokenizer)),
             args=args,
             peft_config=adapters,
-            callbacks=[_callback(on_step)],
+            callbacks=[callback or _callback()],
         )
     except ValueError as error:
         if "target modules" in str(error).lower():
@@ -246,8 +280,13 @@ def _micro_batch(how: Training, likelihood: Likelihood, processes: int) -> int:
     return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
 
 
-def _callback(on_step: Callable[[int], None]) -> Any:
-    """Tells of every step, and marks a checkpoint complete when all its files are there."""
+def save_steps(steps: int, checkpoints: int = CHECKPOINTS) -> int:
+    """Steps between checkpoints; the last one stands after the last step."""
+    return max(1, math.ceil(steps / checkpoints))
+
+
+def _callback(on_step: Callable[[int], None] = lambda step: None, on_save: Callable[[], None] = lambda: None) -> Any:
+    """Tells of every step and save, and marks a checkpoint complete when all its files are there."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -259,6 +298,7 @@ def _callback(on_step: Callable[[int], None]) -> Any:
                 checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 files = {path.name: _fs.sha256(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
                 _fs.commit_json(checkpoint / COMPLETE, files)
+            on_save()
 
     return Watch()
 

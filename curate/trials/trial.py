@@ -1,5 +1,6 @@
 """run_trial(): from a prepared trial to a verdict. Every stage is resumable; what is trained is never trained again."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from curate import _fs, progress
 from curate.errors import CurateError, InputError, UsageError
+from curate.recipes import load_recipe
 from curate.trials.judging import REPORT, TrialReport, judge_trial
 from curate.trials.picture import draw
 from curate.trials.plan import RESULT, Run, Trial
@@ -42,11 +44,23 @@ def run_trial(preparation: Preparation) -> TrialResult:
         progress.note(f"trial: {power_sentence(_stated(preparation))}")
         rate = _rate(preparation)
         trial = preparation.commit(preparation.runs(rate))
+        _tell_of_adapters(trial)
         make_runs(trial, jobs=preparation.jobs)
         report = judge_trial(trial, preparation.tasks, _facts(preparation, trial, rate))
         report.save(trial.folder)
         draw(report, trial.folder / PICTURE)
     return TrialResult(trial.folder, report)
+
+
+def _tell_of_adapters(trial: Trial) -> None:
+    """Say of which runs adapters are wanted that were trained without keeping them."""
+    finished = [run for run in trial.runs if run.steps and trial.is_done(run)] if trial.keep_adapters else []
+    gone = {run.key for run in finished if not any((trial.path(run) / name).is_dir() for name in ("adapter", "model"))}
+    if gone:
+        progress.note(
+            f"trial: {len(gone)} of {len({run.key for run in trial.runs if run.steps})} trainings were finished without "
+            "--keep-adapters: their adapters are gone; those of the others are kept"
+        )
 
 
 def _stated(preparation: Preparation) -> dict[str, Any]:
@@ -61,9 +75,12 @@ def _stated(preparation: Preparation) -> dict[str, Any]:
 def judge_again(out: Path, recipe: str | None = None) -> TrialResult:
     """Judge the stored answers of a finished trial by today's rules, the newest one where a folder has several.
 
-    Raises UsageError where no finished trial is found, or a task has other items than were asked.
+    `recipe` is a name or a file. Raises UsageError where no finished trial is found, or a task has other items than were asked.
     """
     found = finished_trials(out, recipe)
+    if not found and recipe is not None and Path(recipe).is_file():
+        recipe = load_recipe(recipe).name
+        found = finished_trials(out, recipe)
     if not found:
         raise UsageError(f"{out}: holds no finished trial{f' of {recipe}' if recipe else ''}; run `curate trial {out}`")
     folder = found[-1]
@@ -91,13 +108,22 @@ def _rate(preparation: Preparation) -> float:
         return preparation.settings.training.learning_rate[0]
     trial = preparation.commit(pilots)
     make_runs(trial, jobs=preparation.jobs)
-    losses = {run.learning_rate: _validation_loss(trial, run) for run in trial.runs}
-    best = min(losses, key=lambda rate: (losses[rate], rate))
+    chosen = chosen_rate(trial)
+    assert chosen is not None
+    best, losses = chosen
     told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in sorted(losses.items()))
     note = f"learning rate {best:g}, chosen by the random arm's loss on validation rows ({told} nats per token)"
     if note not in preparation.notes:
         preparation.notes.append(note)
     return best
+
+
+def chosen_rate(pilots: Trial) -> tuple[float, Mapping[float, float]] | None:
+    """The learning rate with the lowest loss on the validation rows, and all losses; None while a pilot is unfinished."""
+    if pilots.unfinished():
+        return None
+    losses = {run.learning_rate: _validation_loss(pilots, run) for run in pilots.runs}
+    return min(losses, key=lambda rate: (losses[rate], rate)), losses
 
 
 def _validation_loss(trial: Trial, run: Run) -> float:

@@ -8,6 +8,8 @@ from curate.trials.statistics import Contrast, holm
 
 Word = Literal["helped", "hurt", "no worse", "cannot tell", "not trained enough to judge"]
 FEW_SEEDS = 3
+TRIED = {"single": "the filter", "progressive": "the recipe's order", "mix": "the larger share of synthetic rows"}
+"""What helps or hurts, by protocol."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,22 @@ class Adjusted:
     p_value: float
 
 
-def judge(primary: Contrast, *, treated: str, control: str, task: str, margin: float, trained: Contrast | None) -> Verdict:
+def judge(
+    primary: Contrast,
+    *,
+    treated: str,
+    control: str,
+    task: str,
+    margin: float,
+    trained: Contrast | None,
+    tried: str = TRIED["single"],
+) -> Verdict:
     """The verdict on treated less control, on the task stated beforehand.
 
     `margin`, in score units, is the loss below which treated still counts as no worse. `trained` is control less the untrained
     model; None when that was not run. It is asked only where the primary interval holds zero: two arms that differ show by that
-    that training did something, and two arms that do not may both have learnt nothing.
+    that training did something, and two arms that do not may both have learnt nothing. `tried` is in words what treated
+    has and control has not.
 
     Raises:
         ValueError: a negative margin.
@@ -42,7 +54,7 @@ def judge(primary: Contrast, *, treated: str, control: str, task: str, margin: f
     word = _word(primary, margin, trained)
     return Verdict(
         word,
-        f"{_finding(primary, treated, control, task)}: {_conclusion(word, control, margin)}.",
+        f"{_finding(primary, treated, control, task)}: {_conclusion(word, control, margin, tried)}.",
         _reasons(primary, word, control, trained),
     )
 
@@ -68,10 +80,10 @@ def _finding(contrast: Contrast, treated: str, control: str, task: str) -> str:
     )
 
 
-def _conclusion(word: Word, control: str, margin: float) -> str:
+def _conclusion(word: Word, control: str, margin: float, tried: str) -> str:
     return {
-        "helped": "the filter helped",
-        "hurt": "the filter hurt",
+        "helped": f"{tried} helped",
+        "hurt": f"{tried} hurt",
         "no worse": f"no worse, by the stated margin of {_points(margin)} points",
         "cannot tell": "this trial cannot tell",
         "not trained enough to judge": f"`{control}` cannot be told from the untrained model: not trained enough to judge",

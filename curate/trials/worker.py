@@ -1,11 +1,12 @@
 """The process that trains and asks: `python -m curate.trials.worker FOLDER` makes runs of a trial until none is left.
 
-Workers need not know of each other: a run belongs to whoever holds the lock in its folder. Under `accelerate launch` the
+Workers need not know of each other: a run belongs to whoever holds the lock in its folder. Under `torch.distributed.run` the
 processes of one worker share a run, the first of them holds the lock.
 """
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,14 @@ from curate.trials.evaluation import Asker, EvalCommand, save_choices, save_gene
 from curate.trials.plan import DONE, RESULT, Run, Trial
 from curate.trials.pool import VALIDATION
 from curate.trials.tasks import Item, Task, load_items, load_task
-from curate.trials.training import initial_model, merged, train
+from curate.trials.training import PATIENCE_S, Trained, askable, initial_model, train
 
 PROGRESS, ERROR, LOCK = "progress.json", "error.json", ".lock"
 HELD_OUT_ROWS = 200
 """Validation rows whose loss is measured, at most."""
-SEQUENCE, UNIQUE, PARTS = "sequence.npy", "rows.npy", "parts.npy"
+SEQUENCE, PARTS = "sequence.npy", "parts.npy"
+OF_TASK = "task:"
+"""Before a task's name among the held-out losses: a task may be called `validation`."""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Worker:
             with self._claimed(run) as is_mine:
                 if is_mine and not self.trial.is_done(run):
                     self._make(run)
+                    release()
 
     @contextlib.contextmanager
     def _claimed(self, run: Run) -> Iterator[bool]:
@@ -89,17 +94,23 @@ class Worker:
         if self.rank == 0:
             _fs.clean(folder)
         begin = time.monotonic()
-        model, told = self._model(run)
-        asker = Asker(model, self._likelihood, self.rank, self.processes)
+        trained = self._trained(run)
+        release()  # the optimiser's state
+        asker = Asker(trained.model, self._likelihood, self.rank, self.processes)
+        told = {"loss": trained.loss, "train_seconds": trained.seconds, "resumed_at": trained.resumed_at}
         told |= {"arm": run.arm, "seed": run.seed, "steps": run.steps}
+        # By those that were there, not by the plan: it proves that a run was spread.
+        told["ranks"] = sorted(self._gathered({self.rank: True}))
         if not run.is_pilot:
             self._ask(run, asker)
-            told["eval_command"] = self._run_command(run, model)
         told["held_out"] = self._held_out(asker)
+        if not run.is_pilot:
+            # Last: the model leaves the device for it.
+            told["eval_command"] = self._run_command(run, trained)
         told["total_seconds"] = time.monotonic() - begin
         if self.rank == 0:
             _fs.commit_json(folder / RESULT, told)
-            self._leave(run, model)
+            self._leave(run, trained)
             _fs.commit_json(folder / DONE, {"key": run.key})
         self._agreed(None)  # nobody goes on before the run is committed
 
@@ -107,14 +118,14 @@ class Worker:
     def _likelihood(self) -> Any:
         return self.trial.plan.likelihood()
 
-    def _model(self, run: Run) -> tuple[Any, dict[str, Any]]:
-        """The trained model of a run, and how it came about."""
+    def _trained(self, run: Run) -> Trained:
+        """The trained model of a run, or the untrained one."""
         how = self.trial.plan.how
         if not run.steps:
-            model = merged(initial_model(self._likelihood, how, seed=run.seed).to(self._likelihood.spec.device))
-            return model, {"loss": [], "train_seconds": 0.0, "resumed_at": 0}
+            model = initial_model(self._likelihood, how, seed=run.seed).to(self._likelihood.spec.device)
+            return Trained(askable(model), 0.0, [], 0)
         examples, sequence = self.rows_of(run)
-        trained = train(
+        return train(
             examples,
             sequence,
             self._likelihood,
@@ -126,7 +137,6 @@ class Worker:
             processes=self.processes,
             on_step=lambda step: self._tell(run, "training", step),
         )
-        return trained.model, {"loss": trained.loss, "train_seconds": trained.seconds, "resumed_at": trained.resumed_at}
 
     def rows_of(self, run: Run) -> tuple[list[Example], list[int]]:
         """The run's different rows as examples, and the order of training as places among them."""
@@ -190,7 +200,7 @@ class Worker:
         for task, items in self.tasks:
             with_reference = [item for item in items if item.reference]
             if with_reference:
-                sets[task.name] = [
+                sets[OF_TASK + task.name] = [
                     Example(messages=[*item.messages, {"role": "assistant", "content": item.reference or ""}])
                     for item in with_reference
                 ]
@@ -204,17 +214,20 @@ class Worker:
             }
         return found
 
-    def _run_command(self, run: Run, model: Any) -> dict[str, float] | None:
-        """The user's own evaluation, on the merged model and the adapter."""
+    def _run_command(self, run: Run, trained: Trained) -> dict[str, float] | None:
+        """The user's own evaluation, on the merged model and the adapter. The model is moved to the CPU before."""
         command = self.trial.plan.eval_command
         if command is None:
             return None
+        model = trained.whole()
+        release()
         found: dict[str, float] = {}
         if self.rank == 0:
             folder = self.trial.path(run)
             adapter = self._adapter(run)
             whole = None
-            if run.steps:
+            # Untrained it lies where the user has it already, but for weights drawn at random: those lie nowhere.
+            if run.steps or self.trial.plan.how.method == "from_scratch":
                 whole = folder / "model"
                 save_model(model, self._likelihood, whole)
             found = EvalCommand(command).run(folder, base=self._likelihood.model, adapter=adapter, model=whole)
@@ -227,13 +240,13 @@ class Worker:
         last = self.trial.path(run) / f"checkpoint-{run.steps}"
         return last if (last / "adapter_config.json").is_file() else None
 
-    def _leave(self, run: Run, model: Any) -> None:
+    def _leave(self, run: Run, trained: Trained) -> None:
         """Remove checkpoints; what is to be kept becomes `adapter/` or `model/`."""
         folder = self.trial.path(run)
         if self.trial.keep_adapters and run.steps and not run.is_pilot:
             adapter = self._adapter(run)
             if adapter is None:
-                save_model(model, self._likelihood, folder / "model")
+                save_model(trained.whole(), self._likelihood, folder / "model")
             else:
                 _fs.make_folder(folder / "adapter")
                 for path in (*adapter.glob("adapter_*"), *adapter.glob("tokenizer*"), *adapter.glob("*.jinja")):
@@ -260,7 +273,16 @@ def save_model(model: Any, likelihood: Any, folder: Path) -> None:
     load_tokenizer(likelihood.spec).save_pretrained(folder)
 
 
-def _end_with_parent() -> None:
+def release() -> None:
+    """Give back the memory of models that nothing refers to; a trainer and its model refer to each other."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def end_with_parent() -> None:
     """End when standard input closes: the process that started this one is gone, however it ended."""
 
     def watch() -> None:
@@ -272,19 +294,26 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def join(trial: Trial, processes: int) -> None:
+    """Meet the other processes of this worker, if there are any. Raises CurateError where they are not as many as planned."""
+    if processes != trial.plan.processes:
+        raise CurateError(f"trial: planned for {trial.plan.processes} processes, started in {processes}")
+    if processes > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=trial.plan.likelihood().spec.device == "cpu", timeout=timedelta(seconds=PATIENCE_S))
+
+
 def main(folder: Path) -> int:
     """Work; an error is left in the folder for the process that waits."""
     import torch
 
-    _end_with_parent()
+    end_with_parent()
     trial = Trial.open(folder)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     torch.set_num_threads(trial.plan.threads)
-    if processes > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=trial.plan.likelihood().spec.device == "cpu")
     try:
+        join(trial, processes)
         Worker(trial, rank, processes).work()
     except CurateError as error:
         # Whoever waits knows the classes of `errors` alone.

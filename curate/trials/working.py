@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from curate import _fs, errors, progress
 from curate.errors import CurateError, IntegrityError
 from curate.progress import duration
+from curate.trials.devices import VISIBLE, devices_of
 from curate.trials.plan import Run, Trial
 from curate.trials.worker import ERROR, PROGRESS
 
@@ -26,7 +27,7 @@ def make_runs(trial: Trial, *, jobs: int) -> None:
     if not todo:
         return
     (trial.folder / ERROR).unlink(missing_ok=True)
-    with _workers(trial, min(jobs, len(todo))) as workers:
+    with started(trial, [_command(trial)] * min(jobs, len(todo)), "worker") as workers:
         _watch(trial, todo, workers)
     if (trial.folder / ERROR).exists():
         raise _told(trial)
@@ -38,51 +39,64 @@ def make_runs(trial: Trial, *, jobs: int) -> None:
 
 
 @contextlib.contextmanager
-def _workers(trial: Trial, jobs: int) -> Iterator[Sequence["subprocess.Popen[bytes]"]]:
-    """Worker processes, with a log each. They end when their standard input closes, so also when this process is killed."""
+def started(trial: Trial, commands: Sequence[Sequence[str]], name: str) -> Iterator[Sequence["subprocess.Popen[bytes]"]]:
+    """A process per command, with a log each. They end when their standard input closes, so also when this process is killed."""
     with contextlib.ExitStack() as stack:
-        logs: list[BinaryIO] = [stack.enter_context((trial.folder / f"worker-{number}.log").open("wb")) for number in range(jobs)]
-        workers = [
+        logs: list[BinaryIO] = [stack.enter_context(log_of(trial, name, number).open("wb")) for number in range(len(commands))]
+        found = [
             subprocess.Popen(  # noqa: S603  (this interpreter, this package)
-                _command(trial), stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(trial), start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment(trial, number),
+                start_new_session=True,
             )
-            for log in logs
+            for number, (command, log) in enumerate(zip(commands, logs, strict=True))
         ]
         try:
-            yield workers
+            yield found
         finally:
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.close()
-                worker.terminate()
-            for worker in workers:
+            for process in found:
+                assert process.stdin is not None
+                process.stdin.close()
+                process.terminate()
+            for process in found:
                 try:
-                    worker.wait(timeout=10)
+                    process.wait(timeout=10)
                 except subprocess.TimeoutExpired:
-                    worker.kill()
-                    worker.wait()
+                    process.kill()
+                    process.wait()
+
+
+def log_of(trial: Trial, name: str, number: int) -> Path:
+    """What a process has written."""
+    return trial.folder / f"{name}-{number}.log"
 
 
 def _command(trial: Trial) -> list[str]:
-    module = ["-m", "curate.trials.worker", str(trial.folder)]
-    processes = trial.plan.processes
+    return launched("curate.trials.worker", str(trial.folder), processes=trial.plan.processes)
+
+
+def launched(module: str, *arguments: str, processes: int) -> list[str]:
+    """The command that runs a module in so many processes, which find each other."""
     if processes == 1:
-        return [sys.executable, *module]
-    device = ["--cpu"] if trial.plan.likelihood().spec.device == "cpu" else ["--multi_gpu"]
-    options = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    # Port 0: the system chooses a free one, so that two trials on one machine do not meet.
-    return [sys.executable, "-m", "accelerate.commands.launch", *device, *options, "--main_process_port", "0", *module]
+        return [sys.executable, "-m", module, *arguments]
+    # Not `accelerate launch --cpu`, which starts one process whatever --num_processes says (accelerate 1.15).
+    # Standalone: the system chooses a free port, so that two trials on one machine do not meet.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--log-dir", os.devnull]
+    return [sys.executable, *launcher, "-m", module, *arguments]
 
 
-def environment(trial: Trial) -> dict[str, str]:
-    """Of a worker: its threads, and no chatter."""
-    threads = str(trial.plan.threads)
+def environment(trial: Trial, worker: int = 0) -> dict[str, str]:
+    """Of a worker: its threads, its own GPUs, and no chatter."""
+    threads, is_cpu = str(trial.plan.threads), trial.plan.likelihood().spec.device == "cpu"
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **quiet, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "ACCELERATE_USE_CPU": _use_cpu(trial)}
-
-
-def _use_cpu(trial: Trial) -> str:
-    return "true" if trial.plan.likelihood().spec.device == "cpu" else "false"
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "ACCELERATE_USE_CPU": "true" if is_cpu else "false"}
+    if trial.devices:
+        # A process that sees several GPUs wraps its model in DataParallel, which TRL refuses.
+        own[VISIBLE] = devices_of(worker, trial.devices, trial.plan.processes)
+    return {**os.environ, **quiet, **own}
 
 
 def _watch(trial: Trial, todo: Sequence[Run], workers: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -99,9 +113,9 @@ def _watch(trial: Trial, todo: Sequence[Run], workers: Sequence["subprocess.Pope
     ticker.show(_line(trial, todo, before, time.monotonic() - begin), is_last=True)
     if failed is not None and not (trial.folder / ERROR).exists():
         code = workers[failed].returncode
-        log = trial.folder / f"worker-{failed}.log"
+        log = log_of(trial, "worker", failed)
         raise CurateError(
-            f"trial: a worker died ({_how(code)}); its last words: {_last_words(log)} ({log}); run the command again"
+            f"trial: a worker died ({_how(code)}); its last words: {last_words(log) or 'none'} ({log}); run the command again"
         )
 
 
@@ -111,9 +125,10 @@ def _how(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The last line of a log, or nothing."""
     lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "none"
+    return lines[-1][:300] if lines else ""
 
 
 def _part(trial: Trial, run: Run) -> float:

@@ -143,18 +143,32 @@ def test_of_a_recipe_that_only_cleans_the_last_rule_is_what_is_judged() -> None:
 
 def test_an_order_chooses_nothing() -> None:
     arms = arms_of(some(40), FLAGGED, HIGHEST, {"order": {"field": "given.value", "first": "highest"}})
-    assert arms.chain() == ["random", "random-clean", "curated"]
+    assert arms.chain() == ["random", "random-clean", "shuffled@1", "curated"]
     drawn = arms.draw("curated", 0)
     assert drawn.is_ordered
     assert drawn.rows.tolist() == sorted(arms.curated.tolist(), reverse=True)
     assert not arms.draw("random-clean", 0).is_ordered
 
 
+def test_the_same_rows_in_random_order_tell_an_order_from_what_it_orders() -> None:
+    arms = arms_of(some(40), FLAGGED, HIGHEST, {"order": {"field": "given.value", "first": "highest"}})
+    shuffled = arms.draw("shuffled@1", 0)
+    assert (sorted(shuffled.rows.tolist()), shuffled.is_ordered) == (arms.curated.tolist(), False)
+    found = [arms.steps_between(*pair) for pair in pairwise(arms.chain())]
+    assert found[1:] == [["keep given.value highest 50% within dataset"], ["order by given.value, highest first"]]
+    assert arms.steps_between("random-clean", "curated") == found[1] + found[2]
+
+
+def test_a_random_order_is_no_step_to_be_credited() -> None:
+    arms = arms_of(some(40), FLAGGED, HIGHEST, {"order": {"random": 3}})
+    assert arms.chain() == ["random", "random-clean", "curated"]
+
+
 def test_an_order_that_drops_rows_without_a_value_still_chooses_nothing() -> None:
     rows = [Row(float(at) if at % 5 else None) for at in range(40)]
     steps = ({"sample": {"keep": "50%", "seed": 3}}, {"order": {"field": "given.value"}})
     arms = arms_of(rows, recipe=recipe_of(*steps, unscored="drop"))
-    assert arms.chain() == ["random", "curated"]
+    assert arms.chain() == ["random", "shuffled@1", "curated"]
 
 
 @pytest.mark.parametrize("arm", ["after:3", "after:9"])

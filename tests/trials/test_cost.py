@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 from trial_folders import MODEL, questions, run_folder
+from workshop import write_rows
 
 from curate import _fs
 from curate.errors import CurateError, UsageError
 from curate.trials import cost as costs
 from curate.trials.cost import Cost, Probe, parse_duration, quote_trial, within_budget
-from curate.trials.plan import DONE, Trial
+from curate.trials.plan import DONE, RESULT, Trial
 from curate.trials.preparation import Preparation, Request, prepare
 
-PROBE = Probe(startup_s=2.0, load_s=1.0, step_s=0.5, item_s=0.25, memory_bytes=1000)
+PROBE = Probe(startup_s=2.0, load_s=1.0, step_s=0.5, save_s=0.0, item_s=0.25, memory_bytes=1000)
 TRAINING = {"steps": 4, "batch": 4, "learning_rate": 1e-3}
 
 
@@ -88,24 +89,71 @@ def test_runs_that_choose_the_rate_are_paid_for_and_ask_nothing(out: Path, measu
     assert more.seconds == pytest.approx(one.seconds + 2 * (1 + 4 * 0.5))
 
 
+def finish(preparation: Preparation, rate: float = 1e-3, *, first: int | None = None) -> Trial:
+    """Pretend that runs of a rate were made, the first few or all."""
+    trial = preparation.commit(preparation.runs(rate))
+    for run in trial.runs[:first]:
+        _fs.commit_json(trial.path(run) / DONE, {"key": run.key})
+    return trial
+
+
 def test_what_is_done_is_not_paid_for_again(tmp_path: Path, measured: list[int]) -> None:
     preparation = prepared(run_folder(tmp_path, questions(30)))
     before = quote_trial(preparation)
-    trial = Trial.open(preparation.folder)
-    for run in trial.runs[:3]:
-        _fs.commit_json(trial.path(run) / DONE, {"key": run.key})
+    finish(preparation, first=3)
     after = quote_trial(preparation)
     assert (before.done, after.done, before.runs) == (0, 3, after.runs)
     assert after.seconds < before.seconds
+    assert before.seconds == before.whole_seconds == after.whole_seconds
 
 
 def test_a_trial_that_is_done_costs_nothing(tmp_path: Path, measured: list[int]) -> None:
     preparation = prepared(run_folder(tmp_path, questions(30)))
-    quote_trial(preparation)
-    trial = Trial.open(preparation.folder)
-    for run in trial.runs:
-        _fs.commit_json(trial.path(run) / DONE, {"key": run.key})
+    finish(preparation)
     assert quote_trial(preparation).seconds == 0
+
+
+def files_under(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_quote_leaves_a_trial_as_it_is(tmp_path: Path, measured: list[int]) -> None:
+    out = run_folder(tmp_path, questions(30))
+    preparation = prepared(out, training={**TRAINING, "learning_rate": [1e-3, 2e-3]})
+    finish(preparation, 2e-3)
+    before = files_under(out / "trial")
+    quote_trial(preparation)
+    probe = out / "trial" / "probe.json"
+    assert files_under(out / "trial") == before | {probe: probe.read_bytes()}
+    assert not list((out / "trial").glob(".probe-*"))
+
+
+def test_what_a_killed_quote_left_is_removed(tmp_path: Path, measured: list[int]) -> None:
+    out = run_folder(tmp_path, questions(30))
+    (out / "trial" / ".probe-x" / "trial").mkdir(parents=True)
+    quote_trial(prepared(out))
+    assert not list((out / "trial").glob(".probe-*"))
+
+
+def test_a_finished_choice_of_the_rate_is_quoted(tmp_path: Path, measured: list[int]) -> None:
+    preparation = prepared(run_folder(tmp_path, questions(30)), training={**TRAINING, "learning_rate": [1e-3, 2e-3]})
+    finish(preparation, 2e-3)
+    assert quote_trial(preparation).done == 1  # the untrained model: whether 2e-3 is what is chosen, nobody knows yet
+    pilots = preparation.commit(preparation.pilots())
+    for run, loss in zip(pilots.runs, (3.0, 2.0), strict=True):
+        _fs.commit_json(pilots.path(run) / RESULT, {"held_out": {"validation": {"nll_sum": loss, "tokens": 1}}})
+        _fs.commit_json(pilots.path(run) / DONE, {"key": run.key})
+    found = quote_trial(preparation)
+    assert (found.seconds, found.done) == (0, found.runs + 1)
+
+
+def test_a_checkpoint_is_paid_for_as_often_as_a_run_saves(out: Path, measured: list[int]) -> None:
+    base, trained = (run for run, _ in prepared(out).runs(1e-3)[:2])
+    slow = replace(PROBE, save_s=10.0)
+    for steps, saves in ((4, 4), (5, 5), (6, 3), (100, 5)):
+        run = replace(trained, steps=steps)
+        assert costs._seconds([run], slow, 1, 0) - costs._seconds([run], PROBE, 1, 0) == pytest.approx(10 * saves)
+    assert costs._seconds([base], slow, 1, 0) == costs._seconds([base], PROBE, 1, 0)
 
 
 def test_a_probe_is_measured_once(tmp_path: Path, measured: list[int]) -> None:
@@ -116,6 +164,35 @@ def test_a_probe_is_measured_once(tmp_path: Path, measured: list[int]) -> None:
     quote_trial(prepared(out, training={**TRAINING, "rank": 2}))
     quote_trial(prepared(out, jobs=2))
     assert measured == [1, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["max_new_tokens", "stop", "max_length", "processes"])
+def test_what_changes_the_figures_is_measured_again(what: str, tmp_path: Path, measured: list[int]) -> None:
+    out = run_folder(tmp_path, questions(30))
+    asks = [{"prompt": f"How old is tree number {at} of this park?", "gold": "1"} for at in range(2)]
+    rows = write_rows(tmp_path / "t.jsonl", asks)
+
+    def quote(*, task: dict[str, Any], model: dict[str, Any], processes: int = 1) -> None:
+        asked = {"name": "t", "kind": "answer", "data": str(rows), **task}
+        overrides = {"training": TRAINING, "tasks": (asked,)}
+        quote_trial(prepare(out, model=MODEL | model, request=Request(jobs=1, processes=processes, overrides=overrides)))
+
+    same: dict[str, Any] = {"task": {}, "model": {}}
+    other: dict[str, dict[str, Any]] = {
+        "max_new_tokens": {**same, "task": {"max_new_tokens": 9}},
+        "stop": {**same, "task": {"stop": ["."]}},
+        "max_length": {**same, "model": {"max_length": 99}},
+        "processes": {**same, "processes": 2},
+    }
+    for settings in (same, same, other[what], other[what]):
+        quote(**settings)
+    assert measured == [1, 1]
+
+
+def test_the_time_of_the_users_command_is_said_not_to_be_in_it(out: Path, measured: list[int]) -> None:
+    request = Request(jobs=1, eval_command="true", overrides={"training": TRAINING})
+    assert any("--eval-command" in note for note in quote_trial(prepare(out, model=MODEL, request=request)).notes)
+    assert not any("--eval-command" in note for note in quote_trial(prepared(out)).notes)
 
 
 def test_what_can_be_found_is_told_with_the_cost(out: Path, measured: list[int]) -> None:
@@ -134,7 +211,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
         assert len(found) < 20, "no end"
         names, seeds = preparation.names, len(preparation.seeds)
         found.append((names, seeds))
-        return Cost(names, seeds, 0, 0, 0, 0, 1, float(len(names) * seeds), 0, PROBE, {}, notes=tuple(preparation.notes))
+        seconds = float(len(names) * seeds)
+        return Cost(names, seeds, 0, 0, 0, 0, 1, seconds, seconds, 0, PROBE, {}, notes=tuple(preparation.notes))
 
     monkeypatch.setattr(costs, "quote_trial", quote)
     return found
@@ -178,6 +256,17 @@ def test_the_note_on_seeds_names_how_many_were_asked_for(out: Path, counted: lis
 def test_both_kinds_of_full_can_be_left_out(out: Path, counted: list[tuple[list[str], int]]) -> None:
     found, _ = cut(prepared(out, arms=("full", "base")), 9)
     assert found.names == ["curated", "random-clean", "base"]
+
+
+def test_a_budget_makes_the_same_trial_however_much_is_done(tmp_path: Path, measured: list[int]) -> None:
+    out = run_folder(tmp_path, questions(30))
+    preparation = prepared(out, arms=("longest", "base"), seeds=4)
+    budget = quote_trial(preparation).whole_seconds * 0.6
+    small, _ = within_budget(preparation, quote_trial(preparation), budget)
+    finish(small)
+    again, cost = within_budget(preparation, quote_trial(preparation), budget)
+    assert (again.names, again.seeds) == (small.names, small.seeds) != (preparation.names, preparation.seeds)
+    assert cost.seconds == 0 < cost.whole_seconds <= budget
 
 
 def test_a_trial_that_cannot_be_made_smaller_is_refused_with_the_figures(out: Path, counted: list[Any]) -> None:

@@ -23,7 +23,7 @@ from curate.trials.evaluation import (
     save_generations,
 )
 from curate.trials.tasks import Generation, Item, Task, load_items, sample_task
-from curate.trials.training import initial_model, merged
+from curate.trials.training import askable, initial_model
 
 pytestmark = QUIET
 TASK = sample_task().model_copy(update={"limit": 24, "max_new_tokens": 40})
@@ -38,7 +38,7 @@ def likelihood(model: Path, **settings: Any) -> Likelihood:
 
 def asker_of(model: Path, *, rank: int = 0, processes: int = 1, **settings: Any) -> Asker:
     filter_ = likelihood(model, **settings)
-    return Asker(merged(initial_model(filter_, Training(), seed=0)), filter_, rank, processes)
+    return Asker(askable(initial_model(filter_, Training(), seed=0)), filter_, rank, processes)
 
 
 @pytest.fixture(scope="module")

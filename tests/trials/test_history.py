@@ -24,7 +24,7 @@ def test_the_history_lies_where_state_is_kept(tmp_path: Path, monkeypatch: pytes
 
 def test_without_a_file_nothing_was_judged() -> None:
     assert judged_before("set", "a") == 0
-    assert components_before("set") is None
+    assert components_before("set", "c") is None
     assert not history_path().exists()
 
 
@@ -51,9 +51,10 @@ def test_one_trial_on_two_test_sets_counts_for_both() -> None:
 
 def test_the_latest_trials_variances_are_found() -> None:
     for trial in ("a", "b"):
-        remember("set", trial, {"components": {"item": 1}})
-    remember("set", "c", {})
-    found = components_before("set")
+        remember("set", trial, {"components": {"item": 1}, "conditions": "c"})
+    remember("set", "d", {"conditions": "c"})
+    remember("set", "e", {"components": {"item": 2}, "conditions": "of another model"})
+    found = components_before("set", "c")
     assert found is not None
     assert (found["trial"], found["components"]) == ("b", {"item": 1})
 

@@ -75,12 +75,12 @@ def test_equal_plans_are_one_trial(plan: Plan) -> None:
 
 
 def test_a_plan_is_read_as_it_was_committed(plan: Plan, tmp_path: Path) -> None:
-    trial = Trial(tmp_path / "out" / "trial" / "x-1", plan, [RUN], keep_adapters=True)
+    trial = Trial(tmp_path / "out" / "trial" / "x-1", plan, [RUN], keep_adapters=True, devices=("1",))
     trial.save()
     found = Trial.open(trial.folder)
     assert found.plan.hash == plan.hash
     assert found.plan.how == plan.how
-    assert (found.runs, found.keep_adapters, found.out) == ([RUN], True, tmp_path / "out")
+    assert (found.runs, found.keep_adapters, found.devices, found.out) == ([RUN], True, ["1"], tmp_path / "out")
 
 
 def test_a_folder_without_a_plan_is_no_trial(tmp_path: Path) -> None:
@@ -130,6 +130,10 @@ def test_the_untrained_model_is_one_run_but_from_scratch_one_per_seed(plan: Plan
 
 def test_the_untrained_model_is_asked_once_however_others_are_trained(plan: Plan) -> None:
     assert key(replace(plan, training={**plan.training, "rank": 2, "batch": 8}), steps=0) == key(plan, steps=0)
+
+
+def test_the_untrained_model_in_another_precision_is_another_run(plan: Plan) -> None:
+    assert key(replace(plan, training={**plan.training, "precision": "bfloat16"}), steps=0) != key(plan, steps=0)
 
 
 def test_trials_of_one_run_folder_share_their_runs(plan: Plan, tmp_path: Path) -> None:

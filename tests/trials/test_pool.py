@@ -181,11 +181,6 @@ def test_rows_that_the_trainer_cuts_off_are_marked(tmp_path: Path) -> None:
     assert found.trainable.all()
 
 
-def test_examples_come_in_the_order_asked_for_with_the_users_columns(tmp_path: Path) -> None:
-    found = pool(tmp_path, [record(prompt(at), "yes", mine=at) for at in range(8)])
-    assert [(example.row, example.extra["mine"]) for example in found.examples(np.array([5, 1, 5]))] == [(5, 5), (1, 1), (5, 5)]
-
-
 QUESTION = "If seven red foxes jump over nine lazy dogs in two days how many jumps are there"
 
 

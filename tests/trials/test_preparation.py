@@ -1,6 +1,7 @@
 """What is found out before the first step: arms, tasks, settings, and what would stop the trial later."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,13 @@ import pytest
 from trial_folders import MODEL, Row, annotations_of, arms_of, pool_of, questions, run_folder
 from workshop import record, write_rows
 
-from curate.errors import CurateError, InputError, RecipeError, UsageError
+from curate.errors import CurateError, InputError, RecipeError, SandboxError, UsageError
 from curate.recipes import Recipe, load_recipe, shipped_recipes
 from curate.reference import model_path
+from curate.trials import preparation
+from curate.trials.pool import TEST
 from curate.trials.preparation import Preparation, Request, prepare
+from curate.trials.working import environment
 
 KEEP = "keep: {field: given.value, highest: 50%}"
 
@@ -133,9 +137,18 @@ def test_held_out_prompts_with_gold_are_the_task_where_none_is_named(out: Path) 
     found = prepared(out)
     ((task, items),) = found.tasks
     assert (task.kind, len(items), found.overlaps[0].found) == ("answer", 8, 0)
-    trained_on = {example.prompt_text for example in found.pool.examples(found.arms.draw("full", 0).rows)}
+    rows = set(found.arms.draw("full", 0).rows.tolist())
+    trained_on = {example.prompt_text for example in found.pool.rows if example.row in rows}
     assert len(trained_on) == 30
     assert not trained_on & {item.question for item in items}
+
+
+def test_every_held_out_prompt_of_a_group_is_a_question(tmp_path: Path) -> None:
+    rows = [{**row, "segment": f"g{place // 6}"} for place, row in enumerate(questions(60))]  # three prompts to a group
+    found = prepared(run_folder(tmp_path, rows, KEEP, columns={"group": "segment"}))
+    held_out = {example.prompt_text for example in found.pool.rows if found.pool.part[example.row] == TEST}
+    assert {item.question for item in found.tasks[0][1]} == held_out
+    assert len(held_out) == 12
 
 
 @pytest.mark.parametrize("column", ["prompt", "gold"])
@@ -367,7 +380,9 @@ def test_what_changes_no_outcome_makes_no_other_trial(out: Path) -> None:
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("request_", [Request(jobs=2, arms=()), Request(jobs=2, eval_command="x"), Request(jobs=2, processes=2)])
+@pytest.mark.parametrize(
+    "request_", [Request(jobs=2, arms=()), Request(jobs=2, eval_command="true"), Request(jobs=2, processes=2)]
+)
 def test_what_changes_the_outcome_makes_another_trial(out: Path, request_: Request) -> None:
     plans = [prepare(out, model=MODEL, request=request).plan.hash for request in (Request(jobs=2), request_)]
     assert plans[0] != plans[1]
@@ -442,3 +457,173 @@ def test_a_step_that_rejects_nothing_and_is_not_judged_is_told(out: Path) -> Non
     (note,) = prepared(out, drop, idle).notes
     assert "given.value" in note
     assert "rejects no training row" in note
+
+
+def test_tests_of_held_out_rows_need_a_sandbox_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**{k: v for k, v in row.items() if k != "gold"}, "tests": "assert f() == 1"} for row in questions(30)]
+    out = run_folder(tmp_path, rows, KEEP)
+
+    def refuse(task: Any) -> None:
+        raise SandboxError(f"no sandbox for {task.kind}")
+
+    monkeypatch.setattr(preparation, "check_machine", refuse)
+    with pytest.raises(SandboxError, match="no sandbox for code"):
+        prepared(out)
+
+
+def test_a_template_hides_no_copy_of_a_question(out: Path, tmp_path: Path) -> None:
+    suffix = "Think step by step, then end with 'Final Answer:' and nothing but a single number on the last line"
+    rows = [{"question": "Say w3 and x3 and y3, then z3.", "gold": "3"}]
+    data = str(write_rows(tmp_path / "t.jsonl", rows))
+    task = {"name": "t", "kind": "answer", "data": data, "prompt": f"{{question}}\n{suffix}"}
+    with pytest.raises(InputError, match=r"1 of 1 items of t \(100.0%\) stand in the training rows"):
+        prepared(out, tasks=(task,), validation=0.0, training={"learning_rate": 1e-3})
+
+
+def test_a_task_of_which_no_prompt_leaves_room_is_refused(out: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
+    rows = [{"prompt": f"How old is tree number {n} of this park, please?", "gold": "1"} for n in range(3)]
+    task = {"name": "t", "kind": "answer", "data": str(write_rows(tmp_path / "t.jsonl", rows)), "max_new_tokens": 510}
+    with pytest.raises(InputError, match=r"t: no prompt leaves room .* 512 positions, prompts have .* max_new_tokens is 510"):
+        prepare(out, model={"model": str(tiny_model_dir), "device": "cpu"}, request=Request(overrides={"tasks": (task,)}))
+
+
+@pytest.mark.parametrize(
+    ("option", "why"), [("no " * 300, "cut off at max_length"), ("wor" * 4000, "cut off at max_length"), ("  ", "holds")]
+)
+def test_an_option_that_cannot_be_scored_is_found_before_the_first_step(
+    out: Path, tmp_path: Path, tiny_model_dir: Path, option: str, why: str
+) -> None:
+    rows = [{"prompt": "Is the oldest tree of this park an oak?", "choices": ["yes", option], "gold": 0}]
+    task = {"name": "t", "kind": "choice", "data": str(write_rows(tmp_path / "t.jsonl", rows))}
+    model = {"model": str(tiny_model_dir), "device": "cpu", "max_length": 128}
+    with pytest.raises(InputError, match=why):
+        prepare(out, model=model, request=Request(overrides={"tasks": (task,)}))
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [("run 'it", "cannot be read"), ("", "is empty"), ("nowhere-to-be-found {model}", "no such program")],
+)
+def test_a_command_that_cannot_start_is_found_before_the_first_step(out: Path, command: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=f"--eval-command.*{complaint}"):
+        prepare(out, model=MODEL, request=Request(eval_command=command))
+
+
+def test_a_task_may_not_have_the_name_of_the_commands_results(out: Path, tmp_path: Path) -> None:
+    tasks = (task_file(tmp_path, "eval-command"),)
+    assert prepared(out, tasks=tasks).tasks[0][0].name == "eval-command"
+    with pytest.raises(RecipeError, match="name it otherwise"):
+        prepare(out, model=MODEL, request=Request(tasks=tasks, eval_command="true"))
+
+
+ORDER = {"order": {"field": "given.value", "first": "highest"}}
+KEPT = {"keep": {"field": "given.value", "highest": "50%"}}
+
+
+def test_an_order_is_credited_apart_and_told(out: Path) -> None:
+    found = prepared(out, KEPT, ORDER)
+    assert found.names[:3] == ["curated", "random-clean", "shuffled@1"] or "shuffled@1" in found.names
+    assert found.primary == ("curated", "random")
+    runs = [run for run, _ in found.runs(1e-3)]
+    limits = found.limits(runs)
+    assert any("in the recipe's order and `random` in random order" in line and "`shuffled@1`" in line for line in limits)
+    assert not any("random order" in line for line in prepared(out, KEPT).limits(runs))
+    assert {run.rows for run in runs} == {len(found.arms.curated)}
+    assert {run.steps for run in runs} == {found.steps}
+
+
+# Devices
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of four GPUs, as far as plans go."""
+    from curate.filters import likelihood
+
+    monkeypatch.setattr("curate.trials.devices._count", lambda: 4)
+    monkeypatch.setattr(likelihood, "check_device", lambda device: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def on(device: str, out: Path, **request: Any) -> Preparation:
+    return prepare(out, model={**MODEL, "device": device}, request=Request(**request))
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("device", "processes", "jobs", "first", "sixth"),
+    [("cuda", 1, 4, "0", "1"), ("cuda:2", 1, 1, "2", "2"), ("cuda", 2, 2, "0,1", "2,3"), ("cuda", 4, 1, "0,1,2,3", "0,1,2,3")],
+)
+def test_every_worker_sees_gpus_of_its_own(
+    device: str, processes: int, jobs: int, first: str, sixth: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = on(device, out, processes=processes)
+    assert found.jobs == jobs
+    trial = found.trial_of([])
+    assert [environment(trial, worker)["CUDA_VISIBLE_DEVICES"] for worker in (0, 5)] == [first, sixth]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_devices_that_are_hidden_already_are_not_used(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-7")
+    monkeypatch.setattr("curate.trials.devices._count", lambda: 2)
+    assert on("cuda", out).devices == ("5", "GPU-7")
+    assert on("cuda:1", out).devices == ("GPU-7",)
+    with pytest.raises(UsageError, match="--processes 4: --device cuda has 2 GPUs"):
+        on("cuda", out, processes=4)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_which_gpu_it_is_makes_no_other_trial_and_cores_neither(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "_cores", lambda: 64)
+    one, other = on("cuda", out), on("cuda:3", out)
+    assert one.plan == other.plan
+    assert (one.plan.model["device"], one.plan.threads) == ("cuda", 4)
+
+
+def test_on_a_cpu_no_gpu_is_dealt(out: Path) -> None:
+    found = prepared(out)
+    assert found.devices == ()
+    assert "CUDA_VISIBLE_DEVICES" not in {name for name in environment(found.trial_of([])) if name not in os.environ}
+
+
+def test_runs_that_differ_by_threads_alone_are_told(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    monkeypatch.setattr(preparation, "SMALL_WEIGHTS", 0)
+    monkeypatch.setattr(preparation, "_cores", lambda: 8)
+    before = prepared(copy)
+    assert before.notes == []
+    key = before.plan.key_of([], steps=0, rate=0.0, seed=0)
+    (copy / "trial" / "runs" / key).mkdir(parents=True)
+    (copy / "trial" / "runs" / key / "done.json").write_text("{}")
+    assert prepared(copy).notes == []
+    monkeypatch.setattr(preparation, "_cores", lambda: 16)
+    (note,) = prepared(copy).notes
+    assert "made with 8 threads, here it is 16" in note
+
+
+def test_a_model_that_is_named_is_trained_as_it_was_scored(tmp_path: Path) -> None:
+    import curate
+
+    rows = write_rows(tmp_path / "d.jsonl", questions(12))
+    recipe = Recipe(
+        name="z",
+        filters={"perplexity": {"model": "target"}},
+        steps=[{"keep": {"field": "perplexity.nll", "lowest": "50%"}}],
+    )
+    request = Request(overrides={"test": 0.4, "validation": 0.1})
+    out = curate.run(recipe, rows, model={**MODEL, "max_length": 200}, out=tmp_path / "out").out
+    found = prepare(out, model=MODEL, request=request)
+    assert (found.likelihood.max_length, found.notes) == (200, [])
+    # By content too: a recipe without a model, and the model under another path.
+    (tmp_path / "elsewhere").symlink_to(model_path())
+    length = Recipe(name="l", filters={"length": {}}, steps=[{"keep": {"field": "length.characters", "highest": "50%"}}])
+    curate.run(length, rows, out=tmp_path / "out")
+    found = prepare(out, length, model={"model": str(tmp_path / "elsewhere"), "device": "cpu"}, request=request)
+    assert found.likelihood.max_length == 200
+    found = prepare(out, recipe, model={**MODEL, "max_length": 100}, request=request)
+    assert (found.likelihood.max_length, found.notes) == (100, ["max_length is 100; the rows were scored with 200"])

@@ -195,7 +195,7 @@ def test_kept_adapters_load_and_answer_as_they_did(
 
     from curate.trials.evaluation import Asker
     from curate.trials.tasks import load_items, load_task
-    from curate.trials.training import merged
+    from curate.trials.training import askable
 
     done = tried(out, tmp_path, monkeypatch, request=Request(keep_adapters=True))
     assert files_of_runs(out) == PLAIN | {"adapter"}
@@ -204,7 +204,7 @@ def test_kept_adapters_load_and_answer_as_they_did(
     assert not [path for path in (run / "adapter").iterdir() if path.suffix in (".pt", ".bin", ".pth")]
     assert not (run_paths(done.folder)["base/0"] / "adapter").exists()
     assert json.loads((run / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_model_dir)
-    model = merged(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), run / "adapter"))
+    model = askable(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), run / "adapter"))
     asked = load_task(task(tmp_path))
     found = Asker(model, Trial.open(done.folder).plan.likelihood()).generate(asked, load_items(asked))
     stored = answers(done.folder)["curated/1/task-sums"]
@@ -365,7 +365,7 @@ def _fails_with(raised: type[CurateError], whole: TrialResult, folder: Path, mon
         raise raised("words of its own")
 
     monkeypatch.setattr(worker.Worker, "work", work)
-    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
     assert worker.main(copy.folder) == 1
     told = (copy.folder / worker.ERROR).read_bytes()
     again = f"import pathlib, sys; pathlib.Path({str(copy.folder / worker.ERROR)!r}).write_bytes({told!r}); sys.exit(1)"

@@ -16,7 +16,7 @@ from curate.trials import TrialResult, cost, prepare, run_trial, trial
 from curate.trials.cost import Probe
 
 pytestmark = QUIET
-PROBE = Probe(startup_s=10.0, load_s=1.0, step_s=2.0, item_s=0.5, memory_bytes=1_000_000_000)
+PROBE = Probe(startup_s=10.0, load_s=1.0, step_s=2.0, save_s=0.0, item_s=0.5, memory_bytes=1_000_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,8 @@ def test_a_dry_run_trains_nothing(out: Path, state: Path) -> None:
 def test_what_is_done_costs_nothing(tried: Path) -> None:
     found = curate("trial", tried, "--dry-run", "--json").json
     assert (found["done"], found["seconds"]) == (5, 0)
+    assert found["whole_seconds"] > 0
+    assert "time of all runs" in curate("trial", tried, "--dry-run").out
 
 
 def test_a_measured_cost_is_of_the_right_order(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +149,7 @@ def test_a_budget_that_no_trial_fits_is_refused(out: Path) -> None:
 
 @pytest.mark.usefixtures("timed")
 def test_a_budget_within_reach_is_kept_to(tried: Path) -> None:
-    outcome = curate("trial", tried, "--budget", "1s", "--json")
+    outcome = curate("trial", tried, "--budget", "1h", "--json")
     assert outcome.code == 0
     assert outcome.json["verdict"]["word"] == "not trained enough to judge"
 
@@ -269,6 +271,20 @@ def test_an_untried_folder_has_nothing_to_judge_again(out: Path) -> None:
 
 def test_judging_again_needs_a_folder() -> None:
     one_line(curate("trial", "--rescore"), 2, "--rescore needs the folder of a run")
+
+
+@pytest.mark.parametrize("option", [["--seeds", "3"], ["--model", "m"], ["--dry-run"], ["--jobs", "2"], ["--keep-adapters"]])
+def test_judging_again_refuses_what_it_would_ignore(option: list[str], tried: Path) -> None:
+    one_line(curate("trial", tried, "--rescore", *option), 2, "--rescore", option[0], "no say")
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(tmp_path: Path) -> None:
+    one_line(curate("trial", tmp_path, "--plot", tmp_path / "it.docx"), 2, "it.docx")
+
+
+def test_the_recipe_may_be_named_by_its_file_when_judging_again(tried: Path, untried: Path) -> None:
+    assert curate("trial", tried, "--rescore", "--recipe", untried.parent / "likelier.yaml").code == 0
+    one_line(curate("trial", tried, "--rescore", "--recipe", "ifd-top50"), 2, "holds no finished trial of ifd-top50")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

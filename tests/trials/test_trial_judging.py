@@ -1,7 +1,8 @@
 """From answers written by hand to means, contrasts and the verdict."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,29 @@ def test_a_folder_without_a_finished_trial_cannot_be_judged_again(tmp_path: Path
         judge_again(tmp_path / "out", "y")
 
 
+def test_the_file_of_a_recipe_names_its_trial(tmp_path: Path) -> None:
+    tasks = [answer_task(tmp_path, 20)]
+    trial = answered_trial(tmp_path / "out", tasks, HELPED)
+    judge_trial(trial, tasks, facts_of()).save(trial.folder)
+    (tmp_path / "mine.yaml").write_text("name: x\nfilters: {length: {}}\nsteps: [{drop: {field: length.characters, above: 9}}]\n")
+    assert judge_again(tmp_path / "out", str(tmp_path / "mine.yaml")).folder == trial.folder
+    (tmp_path / "other.yaml").write_text((tmp_path / "mine.yaml").read_text().replace("name: x", "name: y"))
+    with pytest.raises(UsageError, match="holds no finished trial of y"):
+        judge_again(tmp_path / "out", str(tmp_path / "other.yaml"))
+
+
+def test_without_a_protocol_of_shares_there_is_no_curve(tmp_path: Path) -> None:
+    arms = {**HELPED, "shuffled@1": [5, 6, 5]}
+    assert judged(tmp_path, arms)["curves"] == []
+    assert len(judged(tmp_path, arms, protocol="progressive")["curves"]) == 1
+
+
+@pytest.mark.parametrize(("protocol", "tried"), [("single", "the filter"), ("mix", "the larger share of synthetic rows")])
+def test_what_helped_is_what_the_protocol_varies(tmp_path: Path, protocol: str, tried: str) -> None:
+    sentence = judged(tmp_path, protocol=protocol)["verdict"]["sentence"]
+    assert sentence.endswith(f"{tried} helped.")
+
+
 @pytest.mark.parametrize(
     ("word", "wanted", "passes"),
     [
@@ -340,20 +364,40 @@ def test_power_that_no_seeds_can_buy_is_said_as_none() -> None:
     assert power_facts(components, seeds=2, items=3, source="s")["seeds_needed"]["0.02"] is None
 
 
-def test_power_is_stated_by_the_variances_of_an_earlier_trial_on_the_test_set(tmp_path: Path) -> None:
+SCATTER = Components(seed_treated=1e-4, seed_control=2e-4, item=0.01, noise=0.1)
+
+
+def test_power_is_stated_by_the_variances_of_an_earlier_trial_of_this_model_and_training(tmp_path: Path) -> None:
     tasks = [answer_task(tmp_path, 20)]
-    trial = answered_trial(tmp_path / "out", tasks, HELPED)
-    identity = tasks[0][1].identity
-    assert "assumed variances" in power_before(identity, seeds=3, items=20)["source"]
-    report = judge_trial(trial, tasks, facts_of()).data
-    stated = power_before(identity, seeds=3, items=20)
-    assert f"the variances of trial {trial.plan.hash} on this test set" in stated["source"]
-    assert {**stated, "source": ""} == {**report["power"], "source": ""}
+    trial = answered_trial(tmp_path / "out", tasks, {"curated": [14, 17, 11], "random": [5, 9, 4], "base": [0]})
+    identity, conditions = tasks[0][1].identity, trial.plan.conditions
+    assert "assumed variances" in power_before(identity, conditions, seeds=3, items=20)["source"]
+    judge_trial(trial, tasks, facts_of())
+    (line,) = history_path().read_text().splitlines()
+    assert json.loads(line)["conditions"] == conditions
+    remember(identity, "b", {"components": asdict(SCATTER), "conditions": conditions})
+    stated = power_before(identity, conditions, seeds=3, items=20)
+    assert stated["source"] == "the variances of trial b on this test set"
+    assert stated["components"] == asdict(SCATTER)
+    assert "assumed variances" in power_before(identity, "others", seeds=3, items=20)["source"]
+
+
+@pytest.mark.parametrize("part", ["seed_treated", "seed_control", "item", "noise"])
+def test_a_variance_that_was_estimated_at_zero_promises_nothing(part: str) -> None:
+    remember("set", "a", {"components": {**asdict(SCATTER), part: 0.0}, "conditions": "c"})
+    assert "assumed variances" in power_before("set", "c", seeds=3, items=20)["source"]
+
+
+def test_model_and_training_settings_are_the_conditions_of_a_trial(tmp_path: Path) -> None:
+    plan = plan_of([answer_task(tmp_path, 4)], ["curated"], [0, 1])
+    assert replace(plan, arms=("random",), seeds=(3,), threads=7).conditions == plan.conditions
+    others = ({"model_identity": {"weights": "v"}}, {"training": {**plan.training, "rank": 2}})
+    assert plan.conditions not in {replace(plan, **other).conditions for other in others}  # type: ignore[arg-type]
 
 
 def test_variances_of_another_version_are_left_alone(tmp_path: Path) -> None:
-    remember("set", "a", {"components": {"seed": 1.0}})
-    assert "assumed variances" in power_before("set", seeds=3, items=20)["source"]
+    remember("set", "a", {"components": {"seed": 1.0}, "conditions": "c"})
+    assert "assumed variances" in power_before("set", "c", seeds=3, items=20)["source"]
 
 
 def test_what_can_be_found_is_a_sentence() -> None:

@@ -127,10 +127,10 @@ def questions(count: int, *, first: int = 0, **more: Any) -> list[Record]:
     ]
 
 
-def run_folder(folder: Path, rows: Sequence[Record], *steps: str) -> Path:
+def run_folder(folder: Path, rows: Sequence[Record], *steps: str, columns: Mapping[str, str] | None = None) -> Path:
     """Rows and scores of the filter `given`, selected by a recipe of these steps."""
     recipe = recipe_file(folder / "r.yaml", steps or ["keep: {field: given.value, highest: 50%}"])
-    return curate.run(recipe, write_rows(folder / "rows.jsonl", rows), out=folder / "out").out
+    return curate.run(recipe, write_rows(folder / "rows.jsonl", rows), out=folder / "out", columns=columns).out
 
 
 MODEL = {"model": str(model_path()), "device": "cpu"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from curate.examples import Message, stable_hash
+from curate.examples.layouts import as_fact
 from curate.examples.record import excerpt
 from curate.recipes.schema import Settings
 from curate.trials.tasks.columns import Row, is_template, messages_of, template_columns
@@ -137,6 +138,13 @@ class Task(Settings):
         gold = self.gold_of(row)
         key = stable_hash([[message for message in messages if message["role"] != "system"], sorted(gold)])
         return Item(index, key, row.place, messages, gold, self.reference_of(row, gold), extra=row.value)
+
+    def asked(self, item: Item) -> str:
+        """What is the item's own in its question: the columns that a template names, without the words around them."""
+        if not is_template(self.prompt):
+            return item.question
+        texts = (as_fact(item.extra[name]) for name in dict.fromkeys(template_columns(self.prompt)))
+        return "\n".join(text for text in texts if text)
 
     def gold_of(self, row: Row) -> tuple[str, ...]:
         """The accepted answers of a row, or what else decides."""
