@@ -1,17 +1,21 @@
 """Kept rows in the layouts of other trainers come back by those trainers' own rules, and nothing is dropped silently."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_publications import small_bundle, small_run
-from workshop import tree
+from workshop import python, tree
 
 from curate import _fs
 from curate.errors import InputError, IntegrityError, UsageError
 from curate.publication import export, open_publication
 from curate.publication.exporting import LAYOUTS, Exported
+from curate.reference import model_path
 
 ALL = "drop: {field: length.words, above: 10000}"
 
@@ -230,3 +234,62 @@ def test_a_damaged_run_is_not_exported(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(IntegrityError, match="not what was committed"):
         export(out, "trl", tmp_path / "export")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A publication of rows that the packaged model has scored."""
+    folder = tmp_path_factory.mktemp("scored")
+    steps = ["keep: {field: perplexity.content_nll, lowest: 50%}"]
+    filters = "{perplexity: {model: target}}"
+    return small_bundle(folder, rows=16, steps=steps, filters=filters, model=str(model_path())).folder
+
+
+@pytest.mark.repository
+def test_the_example_trains_on_a_publication(scored: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "train_on_curated.py"
+    options = [
+        "--dataset",
+        scored,
+        "--model",
+        model_path(),
+        "--out",
+        tmp_path / "trained",
+        "--max-steps",
+        2,
+        "--batch",
+        2,
+        "--cpu",
+    ]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, options)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trained on 8 rows of" in done.stdout
+    assert (tmp_path / "trained" / "adapter_model.safetensors").is_file()
+
+
+def test_the_tokens_that_train_are_those_that_were_scored(scored: Path, tmp_path: Path) -> None:
+    """In a process of its own, since the trainer warns of what it does itself."""
+    code = """
+import json, sys
+from datasets import load_dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+folder, model, out = sys.argv[1:]
+rows = load_dataset(folder, split="train")
+settings = SFTConfig(output_dir=out, use_cpu=True, bf16=False, report_to="none")
+trainer = SFTTrainer(model=model, args=settings, train_dataset=rows, peft_config=LoraConfig())
+batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
+print(json.dumps([int((batch["labels"] != -100).sum()) for batch in batches]))
+"""
+    done = python(code, str(scored), str(model_path()), str(tmp_path), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))
+    assert done.code == 0, done.err
+    publication = open_publication(scored)
+    tokens = publication.scores()["perplexity_tokens"].to_pylist()
+    assert json.loads(done.out.splitlines()[-1]) == [tokens[row] for row in publication.kept()["row"].to_pylist()]
