@@ -36,6 +36,7 @@ class Comparison:
     def __init__(self, content: Content, remote: Remote) -> None:
         self.content, self.remote = content, remote
         self._earlier: dict[str, set[str]] = {}
+        self._told = False
 
     def change(self, head: Head) -> Change:
         """What must be added and deleted. Raises a UsageError if rows lie there that no publication lists."""
@@ -65,7 +66,7 @@ class Comparison:
     def landed(self, since: Iterable[Made]) -> str | None:
         """The commit of this very publication among others."""
         mark = f"{MARK}{self.content.identity}"
-        return next((made.sha for made in since if mark in made.message), None)
+        return next((made.sha for made in since if mark in f"{made.title}\n{made.message}"), None)
 
     def require_not_published(self, first: Head, now: Head, since: list[Made]) -> None:
         """Raise a NetworkError if files of a publication changed since the push began."""
@@ -79,8 +80,9 @@ class Comparison:
 
     def note_edits(self, head: Head, change: Change, revision: str) -> None:
         """Tell which files were changed by hand since the last publication and are replaced now."""
-        if FACTS not in head.files:
+        if FACTS not in head.files or self._told:
             return
+        self._told = True
         history = self.remote.commits_since(None, revision)
         last = next((made for made in history if MARK in made.message), None)
         if last is None or last.sha == head.sha:

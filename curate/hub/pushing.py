@@ -13,7 +13,7 @@ earlier publication that this one does not have are deleted. All others stay as 
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from curate import progress
@@ -60,6 +60,10 @@ class Pushed:
     """Size of the files that the commit added or changed."""
     tag: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
 
 def push(
     bundle: "Bundle",
@@ -84,7 +88,7 @@ def push(
         IntegrityError: a file is not what was built, or the Hub shows other bytes than were sent.
         NetworkError: the Hub could not be reached, refused, or somebody else published at the same time.
     """
-    from curate.publication.license import obstacles
+    from curate.publication import obstacles
 
     limits = limits or Limits()
     repo = _checked_repo(repo)

@@ -62,4 +62,8 @@ def taken_over(head: Head, added: Collection[Piece]) -> tuple[list[Any], list[Pi
 def drop(remote: Remote, branches: Collection[str]) -> None:
     """Delete staging branches, also those of pushes that never ended: what they were based on is no longer the head."""
     for branch in sorted(name for name in branches if name.startswith(PREFIX)):
-        remote.delete_branch(branch)
+        try:
+            remote.delete_branch(branch)
+        except NetworkError as error:
+            # The publication is there and whole; the next push tries again.
+            progress.note(str(error))

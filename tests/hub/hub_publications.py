@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +146,6 @@ class Pusher:
             text=True,
         )
         return Push(process)
-
-    def seconds(self, folder: Path) -> float:
-        """How long an undisturbed push takes."""
-        start = time.monotonic()
-        assert "error" not in self(folder)
-        return time.monotonic() - start
 
     def close(self) -> None:
         """End the process."""
