@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
 from curate.annotations import Annotations, annotate, load_annotations
@@ -15,6 +15,10 @@ from curate.reference import model_path, sample_path
 from curate.rows import SHARD_ROWS
 from curate.selection import Selection, SelectionReport, select
 from curate.selection.evidence import DETECTORS
+
+if TYPE_CHECKING:
+    from curate.hub import Pushed
+    from curate.publication import Recut
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,55 @@ def select_again(out: Path, recipe: str | Path | Recipe, *, model: str | None = 
     annotations = load_annotations(out)
     with _fs.run_folder(out):
         return _finish(out, annotations, chosen, model=model)
+
+
+PUBLICATION = "publication"
+"""Folder in a run's folder that holds what is published of it."""
+
+
+def publication_folder(out: Path) -> Path:
+    """Where a run's publication is built."""
+    return out / PUBLICATION
+
+
+def publish(
+    out: Path,
+    repo: str,
+    *,
+    private: bool | None = None,
+    license: str | None = None,
+    private_source: bool | None = None,
+    with_rejected: bool = False,
+    with_examples: bool = False,
+    tag: str | None = None,
+    revision: str = "main",
+    dry_run: bool = False,
+) -> "Pushed":
+    """Build what is published of a run (`curate.publication.build`) and push it (`curate.hub.push`); both say what they raise."""
+    from curate.hub import push
+    from curate.publication import build
+
+    with _fs.run_folder(out):  # nobody may build another publication while this one is sent
+        bundle = build(
+            out,
+            publication_folder(out),
+            public=private is False,
+            with_rejected=with_rejected,
+            private_source=private_source,
+            license=license,
+            repo=repo,
+            with_examples=with_examples,
+        )
+        return push(bundle, repo, private=private, tag=tag, revision=revision, dry_run=dry_run)
+
+
+def select_published(
+    source: str, recipe: str | Path | Recipe, *, out: Path | None = None, revision: str | None = None, model: str | None = None
+) -> "Recut":
+    """Apply a recipe to a publication: no model, no network but for the files, no scoring."""
+    from curate.publication import recut
+
+    return recut(source, recipe, out or default_out(source.partition("@")[0]), revision=revision, model=model)
 
 
 DEMO = "demo"

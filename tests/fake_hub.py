@@ -302,7 +302,7 @@ class FakeHub:
         facts = {"_id": "1", "sha": sha, "private": repo.private, "gated": False, "tags": [], "siblings": siblings}
         card = files.get("README.md")
         if isinstance(card, bytes) and (header := re.match(rb"---\n(.*?)\n---", card, re.DOTALL)):
-            import yaml
+            import yaml  # type: ignore[import-untyped]
 
             facts["cardData"] = yaml.safe_load(header[1])
         return _json({"id": repo_id, "author": repo_id.split("/")[0], "downloads": 0, "likes": 0, **facts})

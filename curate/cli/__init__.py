@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from curate.cli import advise, calibrate, correlate, looking, pipeline, trial  # noqa: F401  (importing them adds their commands)
+from curate.cli import advise, calibrate, correlate, looking, pipeline, publishing, trial  # noqa: F401  (this adds their commands)
 from curate.cli.group import cli
 from curate.errors import CurateError
 

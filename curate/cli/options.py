@@ -173,6 +173,23 @@ def trial_request(options: dict[str, Any]) -> "Request":
     )
 
 
+def push_options(command: F) -> F:
+    """How a run is published: the arguments of `pipeline.publish`."""
+    options = [
+        click.option("--private/--public", "private", default=None, help="Visibility of a new repository.  [default: private]"),
+        click.option("--license", help="Licence of the rows, as the Hub spells it.  [default: that of the source]"),
+        click.option(
+            "--private-source/--public-source",
+            "private_source",
+            default=None,
+            help="Whether the rows come from a private source.  [default: as the Hub says]",
+        ),
+        click.option("--with-rejected", is_flag=True, help="Publish the rejected rows too, so that any cut can be made."),
+        click.option("--with-examples", is_flag=True, help="Show a few rows on the card."),
+    ]
+    return _all(options, command)
+
+
 def load_plugins(files: tuple[Path, ...]) -> None:
     """Run the user's own filter files; only because the user named them."""
     for number, path in enumerate(files):

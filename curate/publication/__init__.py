@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from curate.publication.differing import Difference, difference
     from curate.publication.exporting import Exported, export
     from curate.publication.license import obstacles, require_publishable
-    from curate.publication.opened import Publication, open_publication
+    from curate.publication.opened import Publication, is_publication, open_publication
     from curate.publication.recutting import Recut, recut
     from curate.publication.reproducing import Reproduction, reproduce, require_reproduced
 
@@ -27,6 +27,7 @@ _HOMES = {
     "obstacles": "license",
     "require_publishable": "license",
     "Publication": "opened",
+    "is_publication": "opened",
     "open_publication": "opened",
     "Recut": "recutting",
     "recut": "recutting",
@@ -45,6 +46,7 @@ __all__ = [
     "build",
     "difference",
     "export",
+    "is_publication",
     "load_bundle",
     "obstacles",
     "open_publication",
