@@ -41,12 +41,6 @@ _WORD = re.compile(r"\w{1,100}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def _plain_name(publication: Publication) -> str:
-    """The repository, or the folder's own name: no path of this machine."""
-    place = publication.place
-    return place.repo if isinstance(place, HubCommit) else Path(publication.name).resolve().name
-
-
 @dataclass(frozen=True)
 class Recut:
     """A new selection from a publication, and where it lies."""
@@ -124,7 +118,7 @@ def _require_ours(out: Path) -> None:
     """Refuse the folder of a run that was not cut from a publication."""
     if (out / "rows" / MANIFEST).is_file() or (out / "lock.json").is_file():
         lock = _fs.read_json(out / "lock.json") if (out / "lock.json").is_file() else {}
-        if lock.get("input", {}).get("kind") != "publication":
+        if "publication" not in lock.get("input", {}):
             raise UsageError(f"{out}: holds a run of its own; choose another folder with --out")
 
 
@@ -213,6 +207,28 @@ def _move(work: Path, out: Path, *, is_whole: bool) -> None:
         lock["files"] = {path: digest for path, digest in lock["files"].items() if path.startswith("selection/")}
     _fs.replace_folder(work / "selection", out / "selection")
     _fs.commit_json(out / "lock.json", lock)
+
+
+def _input(publication: Publication) -> dict[str, Any]:
+    """Where the rows come from, in the words of `rows/`: no path of this machine."""
+    place, lock = publication.place, publication.lock
+    if isinstance(place, HubCommit):
+        source: dict[str, Any] = {"kind": "hub", "id": place.repo, "revision": place.commit, "config": "default"}
+    else:
+        source = {"kind": "publication", "files": [{"name": Path(publication.name).resolve().name}]}
+    of = {name: lock.get(name) for name in ("input", "rows", "recipe_hash")}
+    return {**source, "split": publication.split, "publication": {"sha256": _fs.sha256(publication.facts_file), "of": of}}
+
+
+def _origin(publication: Publication) -> dict[str, Any]:
+    """Licence and visibility, for whoever publishes the cut: a private set, or one of a private source, stays private."""
+    facts, place = publication.facts, publication.place
+    source = facts.get("source")
+    found: dict[str, Any] = {"license": facts.get("license")}
+    for name in ("is_private", "is_gated"):
+        told = source.get(name) if isinstance(source, dict) else None
+        found[name] = True if getattr(place, name, None) or told else getattr(place, name, told)
+    return found
 
 
 def _changed(rows: Ints) -> str:
@@ -371,21 +387,14 @@ class _RowsWriter:
         import pyarrow as pa
 
         refused = pa.table({name: pa.array([], pa.string()) for name in ("place", "reason", "detail")})
-        lock, facts = self.publication.lock, self.publication.facts
-        refusals = facts.get("refused")
+        refusals = self.publication.facts.get("refused")
         first = self._columns()
         _fs.commit_json(
             self.folder / MANIFEST,
             {
                 "format": _fs.FORMAT,
-                "input": {
-                    "kind": "publication",
-                    "name": _plain_name(self.publication),
-                    "revision": self.publication.commit,
-                    "split": self.publication.split,
-                    "sha256": _fs.sha256(self.publication.facts_file),
-                    "of": {"input": lock.get("input"), "rows": lock.get("rows"), "recipe_hash": lock.get("recipe_hash")},
-                },
+                "input": _input(self.publication),
+                "origin": _origin(self.publication),
                 "shard_rows": SHARD_ROWS,
                 "parts": parts,
                 "rows": self.scores.num_rows,

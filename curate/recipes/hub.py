@@ -24,6 +24,9 @@ class HubCommit:
 
     repo: str
     commit: str
+    is_private: bool | None = None
+    """As the Hub says; None where it was not asked."""
+    is_gated: bool | None = None
 
     def __str__(self) -> str:
         return f"{PREFIX}datasets/{self.repo}@{self.commit[:12]}"
@@ -53,10 +56,10 @@ def is_on_hub(source: str | Path) -> bool:
 
 def resolve(source: str, *, revision: str | None = None) -> HubCommit:
     """The commit that `hf://datasets/USER/NAME[@REVISION]` names now. Raises UsageError for a name that cannot be one."""
-    found = _NAME.fullmatch(source)
-    if found is None or ".." in source:
+    named_by = _NAME.fullmatch(source)
+    if named_by is None or ".." in source:
         raise UsageError(f"{source[:200]!r}: not a data set on the Hub; write hf://datasets/USER/NAME or .../NAME@REVISION")
-    repo, named = f"{found[1]}/{found[2]}", found[3]
+    repo, named = f"{named_by[1]}/{named_by[2]}", named_by[3]
     if named and revision and named != revision:
         raise UsageError(f"{source}: names the revision {named!r}, and --revision {revision!r}; give one of them")
     revision = named or revision
@@ -65,10 +68,11 @@ def resolve(source: str, *, revision: str | None = None) -> HubCommit:
     with explained(source):
         from huggingface_hub import HfApi
 
-        commit = HfApi().dataset_info(repo, revision=revision).sha
-    if commit is None or not _COMMIT.fullmatch(commit):
-        raise InputError(f"{source}: the Hub names no commit for it ({commit!r}); try again later")
-    return HubCommit(repo, commit)
+        found = HfApi().dataset_info(repo, revision=revision)
+    if found.sha is None or not _COMMIT.fullmatch(found.sha):
+        raise InputError(f"{source}: the Hub names no commit for it ({found.sha!r}); try again later")
+    gated = getattr(found, "gated", None)
+    return HubCommit(repo, found.sha, found.private, None if gated is None else bool(gated))
 
 
 def recipe_from_hub(source: str) -> Recipe:

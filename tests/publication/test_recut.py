@@ -16,7 +16,7 @@ from curate.annotations import load_annotations
 from curate.errors import InputError, IntegrityError, RecipeError, UsageError
 from curate.examples import stable_hash
 from curate.pipeline import select_again
-from curate.publication import open_publication, recut
+from curate.publication import build, open_publication, recut, reproduce
 from curate.publication.opened import FACTS
 from curate.publication.recutting import HASHES
 from curate.reference import model_path
@@ -126,9 +126,9 @@ def test_the_lock_says_where_the_rows_come_from(made: Path, tmp_path: Path) -> N
     found = recut(made / "bundle", cut(tmp_path, CUTS["a third"]), tmp_path / "recut")
     source = _fs.read_json(found.out / "lock.json")["input"]
     original = _fs.read_json(made / "out" / "lock.json")
-    assert (source["kind"], source["name"], source["split"]) == ("publication", "bundle", "train")
-    assert source["sha256"] == _fs.sha256(made / "bundle" / FACTS)
-    assert source["of"] == {name: original[name] for name in ("input", "rows", "recipe_hash")}
+    assert (source["kind"], source["files"], source["split"]) == ("publication", [{"name": "bundle"}], "train")
+    assert source["publication"]["sha256"] == _fs.sha256(made / "bundle" / FACTS)
+    assert source["publication"]["of"] == {name: original[name] for name in ("input", "rows", "recipe_hash")}
     assert str(made) not in (found.out / "lock.json").read_text()
 
 
@@ -315,3 +315,11 @@ def test_a_model_that_is_not_here_is_not_looked_up(tmp_path: Path) -> None:
     other = cut(tmp_path, [steps[0].replace("50%", "25%")], filters="{perplexity: {model: ./another-model}}")
     with pytest.raises(RecipeError, match="asks for the scores of perplexity with other parameters"):
         recut(made.folder, other, tmp_path / "recut")
+
+
+def test_a_cut_can_be_published_again_with_its_licence(tmp_path: Path) -> None:
+    made = small_bundle(tmp_path / "made", bundle={"with_rejected": True, "license": "cc-by-4.0"})
+    found = recut(made.folder, cut(tmp_path, CUTS["bounds"], filters="{given: {}, length: {}}"), tmp_path / "recut")
+    again = build(found.out, tmp_path / "again", with_rejected=True)
+    assert (again.facts["license"], again.facts["source"]["name"]) == ("cc-by-4.0", "bundle")
+    assert reproduce(again.folder).passed
