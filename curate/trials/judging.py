@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curate import _fs, progress
-from curate.errors import IntegrityError
+from curate.errors import IntegrityError, UsageError
 from curate.selection.frame import Floats
 from curate.trials.arms import BASE, CURATED, share_of
 from curate.trials.evaluation import COMMAND_TASK, load_choices, load_generations
@@ -141,6 +141,8 @@ def _mean_of(found: Sequence[Scores]) -> Scores:
 
 def _of_command(found: Sequence[Mapping[str, float]]) -> Scores:
     names = sorted(found[0])
+    if len(names) < 2:
+        raise UsageError(f"--eval-command: wrote {len(names)} item; an interval over items needs at least 2")
     for other in found[1:]:
         if sorted(other) != names:
             raise _other_items(names, sorted(other))

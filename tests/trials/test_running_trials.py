@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,10 @@ from small_trials import (
 )
 from workshop import write_rows
 
-from curate import errors
+from curate import errors, progress
 from curate.errors import CurateError, InputError, ModelError, UsageError
 from curate.trials import Request, TrialResult, prepare, run_trial, trial
-from curate.trials.plan import Trial
+from curate.trials.plan import Run, Trial
 from curate.trials.working import make_runs
 
 pytestmark = QUIET
@@ -266,6 +268,73 @@ def test_an_evaluation_that_fails_costs_no_training_twice(out: Path, tmp_path: P
     assert sorted(resumed.values()) == [0, 0, 0, 0, 4]
 
 
+def test_a_task_may_be_called_as_the_held_out_rows_are(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = tried(out, tmp_path, monkeypatch, trial={"tasks": [task(tmp_path, name="validation", count=6)]}, training={"steps": 1})
+    held_out = results(done.folder)["curated/0"]["held_out"]
+    assert set(held_out) == {"validation", "task:validation"}
+    assert held_out["task:validation"]["rows"] == 6 != held_out["validation"]["rows"]
+    assert set(done.report.data["arms"][0]["held_out_nll"]) == {"validation", "task:validation"}
+
+
+NOTES_MODEL = """
+import json, sys
+from safetensors.numpy import load_file
+model, out = sys.argv[1:]
+weights = load_file(model + "/model.safetensors")
+total = float(sum(abs(value).sum() for value in weights.values()))
+for item, score in (("total", total % 1), ("other", 0.5)):
+    print(json.dumps({"item": item, "score": score}), file=open(out, "a"))
+"""
+
+
+def test_of_models_from_scratch_the_untrained_one_is_evaluated_too(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(NOTES_MODEL)
+    request = Request(eval_command=f"{sys.executable} {tmp_path}/own.py {{model}} {{out}}")
+    training = {"method": "from_scratch", "learning_rate": 1e-9, "steps": 1}
+    done = tried(out, tmp_path, monkeypatch, request=request, training=training)
+    found = {name: one["eval_command"]["total"] for name, one in results(done.folder).items()}
+    # Trained by next to nothing, a model has the weights that it was drawn with: those of its seed.
+    assert found["base/0"] == pytest.approx(found["curated/0"], abs=1e-2)
+    assert found["base/0"] != pytest.approx(found["curated/1"], abs=1e-2)
+    assert files_of_runs(out) == PLAIN
+
+
+def test_no_model_outlives_its_run(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curate.trials import worker
+
+    alive: list[list[bool]] = []
+    models: list[weakref.ref[Any]] = []
+    make = worker.Worker._trained
+
+    def watched(self: worker.Worker, run: Run) -> Any:
+        alive.append([model() is not None for model in models])
+        found = make(self, run)
+        models.append(weakref.ref(found.model))
+        return found
+
+    monkeypatch.setattr(worker.Worker, "_trained", watched)
+    tried(out, tmp_path, monkeypatch, training={"steps": 1})
+    assert [len(earlier) for earlier in alive] == [0, 1, 2, 3, 4]
+    assert not any(any(earlier) for earlier in alive)
+
+
+def test_adapters_that_are_gone_are_told_and_others_kept(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(progress, "note", told.append)
+    first = tried(out, tmp_path, monkeypatch, training={"steps": 1})
+    assert not any("adapters" in line for line in told)
+    request = Request(keep_adapters=True)
+    more = tried(out, tmp_path, monkeypatch, request=request, training={"steps": 1}, trial={"seeds": 3})
+    assert [line for line in told if "--keep-adapters: their adapters are gone" in line] == [
+        "trial: 4 of 6 trainings were finished without --keep-adapters: their adapters are gone; those of the others are kept"
+    ]
+    kept = {name for name, path in run_paths(more.folder).items() if (path / "adapter").is_dir()}
+    assert kept == {"curated/2", "random/2"}
+    assert len(run_paths(first.folder)) == 5
+
+
 def test_models_from_scratch_are_tried(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {
         "model_type": "llama",
@@ -374,6 +443,32 @@ def _fails_with(raised: type[CurateError], whole: TrialResult, folder: Path, mon
         make_runs(copy, jobs=1)
     assert found.value.exit_code == raised.exit_code
     assert isinstance(found.value, next(kind for kind in raised.__mro__ if kind.__module__ == errors.__name__))
+
+
+def test_a_worker_that_is_alone_where_two_were_planned_says_so(
+    whole: TrialResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.trials import worker
+
+    shutil.copytree(out_of(whole), tmp_path / "out")
+    copy = Trial.open(tmp_path / "out" / "trial" / whole.folder.name)
+    planned = replace(copy, plan=replace(copy.plan, processes=2))
+    planned.save()
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    assert worker.main(copy.folder) == 1
+    assert "planned for 2 processes, started in 1" in json.loads((copy.folder / worker.ERROR).read_text())["message"]
+
+
+def test_processes_of_one_run_wait_for_each_other_for_days(whole: TrialResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curate.trials import worker
+
+    met: list[dict[str, Any]] = []
+    monkeypatch.setattr("accelerate.PartialState", lambda **given: met.append(given))
+    copy = Trial.open(whole.folder)
+    worker.join(copy, 1)
+    worker.join(replace(copy, plan=replace(copy.plan, processes=2)), 2)
+    (given,) = met
+    assert (given["cpu"], given["timeout"].days) == (True, 30)
 
 
 def test_a_task_that_the_template_does_not_take_is_refused_before_the_first_step(tmp_path: Path, plain_model_dir: Path) -> None:
@@ -562,6 +657,9 @@ def test_two_processes_train_what_one_trains(out: Path, whole: TrialResult, stat
     done = ended(begin("trial", out, "--processes", "2", "--json", state=state))
     assert done.code == 0, done.err
     one, two = whole.report.data, done.json
+    trained = {name: found["ranks"] for name, found in results(Path(two["folder"])).items()}
+    assert trained == {name: [0, 1] for name in results(whole.folder)}
+    assert {tuple(found["ranks"]) for found in results(whole.folder).values()} == {(0,)}
     for first, second in zip(one["arms"], two["arms"], strict=True):
         assert (first["arm"], first["tokens"], first["steps"]) == (second["arm"], second["tokens"], second["steps"])
         for name, values in first["held_out_nll"].items():

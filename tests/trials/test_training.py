@@ -17,7 +17,9 @@ from curate.likelihood import Rendered
 from curate.recipes.trial import Training, TrialSettings
 from curate.reference import model_path
 from curate.trials.arms import Draw, training_sequence
-from curate.trials.training import COMPLETE, Trained, initial_model, last_checkpoint, make_trainer, train
+from curate.trials.evaluation import Asker
+from curate.trials.tasks import AnswerTask, Item
+from curate.trials.training import COMPLETE, Trained, askable, initial_model, last_checkpoint, make_trainer, train
 
 pytestmark = QUIET
 STEPS, BATCH = 10, 4
@@ -340,3 +342,59 @@ def test_a_training_that_was_complete_is_not_repeated(tmp_path: Path, tiny_model
     again = trained(tiny_model_dir, tmp_path, on_step=steps.append)
     assert (steps, again.resumed_at) == ([], STEPS)
     assert weights(first.model) == weights(again.model)
+
+
+# What is asked
+
+SMALL: dict[str, Any] = {"precision": "bfloat16", "steps": 4, "rate": 2e-4}
+"""A training in bfloat16 whose updates are far below a step of its weights."""
+
+
+def nlls(model: Any, filter_: Likelihood) -> list[float]:
+    """Of some rows, as the filters would score them under this model."""
+    asker = Asker(model, filter_)
+    return [asker.held_out([example])[0] for example in ROWS[:4]]
+
+
+def test_an_update_that_bfloat16_weights_cannot_hold_is_asked_all_the_same(tmp_path: Path, tiny_model_dir: Path) -> None:
+    filter_ = likelihood(tiny_model_dir)
+    found = nlls(trained(tiny_model_dir, tmp_path, **SMALL).model, filter_)
+    again = trained(tiny_model_dir, tmp_path, **SMALL)  # from the last checkpoint: nothing is trained
+    wanted = nlls(again.whole(), filter_)
+    untrained = nlls(askable(initial_model(filter_, Training(**HOW, precision="bfloat16"), seed=0)), filter_)
+    for mine, merged, before in zip(found, wanted, untrained, strict=True):
+        assert abs(mine - merged) < 0.05 * abs(merged - before)
+
+
+def test_adapters_beside_bfloat16_weights_answer_the_same_before_and_after_options_are_scored(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    asker = Asker(trained(tiny_model_dir, tmp_path, **SMALL).model, likelihood(tiny_model_dir))
+    asked = AnswerTask(name="t", data="none", max_new_tokens=8)
+    items = [Item(at, str(at), "test", ({"role": "user", "content": f"What is {at}?"},), ("gold",)) for at in range(4)]
+    before = asker.generate(asked, items)
+    asker.held_out(ROWS[:2])
+    assert asker.generate(asked, items) == before
+
+
+def test_the_whole_model_has_its_adapters_merged_and_can_be_saved(tmp_path: Path, tiny_model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    whole = trained(tiny_model_dir, tmp_path / "t", **SMALL).whole()
+    whole.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert {name: value.dtype for name, value in loaded.state_dict().items()} == {
+        name: value.dtype for name, value in whole.state_dict().items()
+    }
+    assert furthest(whole, loaded) == 0
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
+
+
+def test_no_checkpoint_is_written_but_where_it_was_asked_for(tmp_path: Path, tiny_model_dir: Path) -> None:
+    told: list[str] = []
+    how = Training(**HOW)
+    train(
+        ROWS, planned(len(ROWS), STEPS * BATCH), likelihood(tiny_model_dir), how, rate=0.01, steps=STEPS, seed=0,
+        folder=tmp_path, checkpoints=1, on_step=lambda step: told.append(str(step)), on_save=lambda: told.append("saved"),
+    )  # fmt: skip
+    assert told == [*(str(step) for step in range(1, STEPS + 1)), "saved"]

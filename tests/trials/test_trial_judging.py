@@ -415,3 +415,9 @@ def test_a_run_without_a_result_is_an_error(tmp_path: Path) -> None:
     trial = Trial(tmp_path / "out" / "trial" / "x-1", plan, runs_of(["curated", "random"], [0, 1]))
     with pytest.raises(IntegrityError):
         judge_trial(trial, tasks, facts_of())
+
+
+def test_one_item_of_the_users_command_is_too_few(tmp_path: Path) -> None:
+    command = {arm: {"all": 0.5} for arm in HELPED}
+    with pytest.raises(UsageError, match="--eval-command: wrote 1 item"):
+        judged(tmp_path, more={"command": command})
