@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate import _fs
-from curate.annotations import Annotations, load_annotations
+from curate.annotations import Annotations, AnnotationStore, load_annotations
 from curate.errors import CurateError, InputError, RecipeError, UsageError
 from curate.examples import stable_hash
 from curate.filters import Likelihood, build_filter
@@ -239,6 +239,8 @@ class Preparation:
 
     def made_with_other_threads(self) -> int | None:
         """Threads with which the untrained model of this very plan was asked already, where that is another number."""
+        if not (self.folder.parent / "runs").is_dir():
+            return None
         others = [replace(self.plan, threads=threads) for threads in range(1, MOST_THREADS + 1) if threads != self.plan.threads]
         keys = {plan.threads: plan.key_of([], steps=0, rate=0.0, seed=self.seeds[0]) for plan in others}
         return next((at for at, key in keys.items() if (self.folder.parent / "runs" / key / DONE).is_file()), None)
@@ -466,15 +468,15 @@ def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, An
     """
     given = dict(model or {})
     stores = annotations.choose(recipe.build_filters({"model": TARGET}), model=given.get("model"))
-    found = [store.plan["parameters"] for store in (*stores.values(), *annotations.stores)]
-    scored = [parameters for parameters in found if "max_length" in parameters]  # a classifier has a model too, and no length
-    if "model" not in given:
-        if not scored or not any("model" in store.plan["parameters"] for store in stores.values()):
+    ours = _language_models(stores.values())
+    if "model" in given:
+        scored = [found for found in (*ours, *_language_models(annotations.stores)) if _is_same_model(found, given)]
+    else:
+        scored = ours
+        if not scored:
             raise UsageError(
                 f"{recipe.name} scores with no model, so none is known: pass --model FOLDER_OR_HUB_ID, the one to train"
             )
-    else:
-        scored = [parameters for parameters in scored if _is_same_model(parameters, given)]
     known = {name: scored[0].get(name) for name in ("model", *SCORED_WITH)} if scored else {}
     differing = [name for name in SCORED_WITH if known and name in given and str(given[name]) != str(known[name])]
     notes = [f"{name} is {given[name]}; the rows were scored with {known[name] or 'the default'}" for name in differing]
@@ -483,6 +485,12 @@ def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, An
     assert isinstance(filter_, Likelihood)
     filter_.fingerprint()  # raises for a model that cannot be used
     return filter_, notes
+
+
+def _language_models(stores: Iterable[AnnotationStore]) -> list[Mapping[str, Any]]:
+    """Parameters of the scores by a language model; a classifier has a model too, and no length."""
+    found = [store.plan["parameters"] for store in stores]
+    return [parameters for parameters in found if {"model", "max_length"} <= parameters.keys()]
 
 
 def _is_same_model(scored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
