@@ -23,7 +23,7 @@ from curate.hub import staging
 from curate.hub.changing import MARK, Change, Comparison, holds, listed
 from curate.hub.content import FACTS, Content, content_of
 from curate.hub.remote import Head, Refs, Remote
-from curate.hub.retrying import Patience, Trouble, Waiting
+from curate.hub.retrying import Patience, Trouble, Waiting, redacted
 from curate.hub.sending import additions, send
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ def push(
     from curate.publication import obstacles
 
     limits = limits or Limits()
-    repo = _checked_repo(repo)
-    if tag is not None and not _TAG.fullmatch(tag):
-        raise UsageError(f"{excerpt(repr(tag))}: no name for a tag; use letters, digits, dots and dashes, such as v1.0")
+    repo = checked_repo(repo)
+    require_tag(tag)
     content = content_of(bundle)
     if len(content.pieces) > MOST_FILES:
         raise UsageError(
@@ -108,7 +107,14 @@ def push(
     return _Push(content, remote, Comparison(content, remote), limits, visibility, revision, tag).run()
 
 
-def _checked_repo(repo: str) -> str:
+def require_tag(tag: str | None) -> None:
+    """Raise UsageError for what is no name of a tag."""
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise UsageError(f"{excerpt(repr(tag))}: no name for a tag; use letters, digits, dots and dashes, such as v1.0")
+
+
+def checked_repo(repo: str) -> str:
+    """USER/NAME, without a prefix. Raises UsageError for what is no name of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -162,6 +168,9 @@ class _Push:
     tag: str | None
 
     def run(self) -> Pushed:
+        if self.remote.api.endpoint != "https://huggingface.co":
+            # The token goes there, too.
+            progress.note(f"{self.remote.repo}: pushing to {redacted(self.remote.api.endpoint)}, as HF_ENDPOINT says")
         head = self.opened()
         refs = self.remote.refs()
         self.require_free_tag(head, refs)

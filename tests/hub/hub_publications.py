@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,68 @@ def must_show(hub: HubProcess, repo: str = REPO) -> Shown:
     found = shown(hub, repo)
     assert found is not None
     return found
+
+
+def require_old_or_new(hub: HubProcess, old: Path | None, new: Path) -> Shown | None:
+    """What the repository shows: one of both, whole."""
+    found = shown(hub)
+    states = [hashes(new), {} if old is None else hashes(old)]
+    assert found is None or found.files in states
+    return found
+
+
+def require_one_new_commit(hub: HubProcess, new: Path, *, commits: int) -> Shown:
+    """The new publication, on top of that many commits."""
+    found = must_show(hub)
+    assert found.files == hashes(new)
+    assert len(found.titles) == commits + 1
+    return found
+
+
+def begun(push: Pusher, folder: Path, **options: Any) -> Push:
+    """A push that has begun."""
+    started = push.begin(folder, **options)
+    started.ready()
+    return started
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def kill_and_run_again(hub: HubProcess, push: Pusher, old: Path | None, new: Path, after_s: float, **options: Any) -> None:
+    """Kill a push some time after it began, look, run it again, look."""
+    before = 0 if old is None else len(must_show(hub).titles)
+    running = begun(push, new, **options)
+    time.sleep(after_s)
+    running.kill()
+    found = require_old_or_new(hub, old, new)
+    had_landed = found is not None and found.files == hashes(new)
+    done = push(new, **options)
+    # A request of the dead process may still be under way, and land between the look and the second run.
+    assert "error" not in done, done
+    assert not (had_landed and done["is_new"])
+    assert require_one_new_commit(hub, new, commits=before or 1).branches == ["main"]
+
+
+def kill_at_random(hub: HubProcess, push: Pusher, publications: Iterable[Path], *, seed: int, **options: Any) -> None:
+    """Kill pushes of one publication after the other, at moments drawn over the course of an undisturbed one.
+
+    The first publication only tells how long a push takes; the second is pushed into nothing.
+    """
+    draw = random.Random(seed)
+    hub.set(wait_s=0.03)
+    first, *others = publications
+    timing = begun(push, first, **options)
+    start = time.monotonic()
+    assert timing.outcome()["is_new"]
+    took_s = time.monotonic() - start
+    hub.remove(REPO)
+    old = None
+    for new in others:
+        kill_and_run_again(hub, push, old, new, draw.uniform(0, took_s), **options)
+        old = new

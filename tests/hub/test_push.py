@@ -37,6 +37,7 @@ def test_a_first_push_creates_a_private_repository_with_one_commit_of_exactly_th
     assert done["files"] == {name: (folder / name).stat().st_size for name in hashes(folder)}
     assert done["bytes_sent"] == sum(done["files"].values())
     assert "creating a private repository" in done["notes"]
+    assert f"pushing to {hub.url}, as HF_ENDPOINT says" in done["notes"]
 
 
 def test_a_push_of_what_is_there_makes_no_commit_and_sends_nothing(hub: HubProcess, push: Pusher, tmp_path: Path) -> None:

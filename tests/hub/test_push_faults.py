@@ -1,14 +1,25 @@
 """Pushing to a Hub that fails: the repository shows the old or the new publication, and one more run ends with one new commit."""
 
 import json
-import random
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_hub import Fault, HubProcess
-from hub_publications import REPO, TOKEN, Push, Pusher, Shown, hashes, must_show, shown, write_publication
+from hub_publications import (
+    REPO,
+    TOKEN,
+    Pusher,
+    begun,
+    hashes,
+    kill_at_random,
+    must_show,
+    require_one_new_commit,
+    shown,
+    until,
+    write_publication,
+)
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 A_SECOND_LATER = "Wed, 21 Oct 2026 07:28:01 GMT"
@@ -55,22 +66,6 @@ def old(hub: HubProcess, push: Pusher, tmp_path: Path) -> Path:
 def new(tmp_path: Path) -> Path:
     """A publication that is to take its place."""
     return write_publication(tmp_path / "new", title="new", parts=3)
-
-
-def require_old_or_new(hub: HubProcess, old: Path | None, new: Path) -> Shown | None:
-    """What the repository shows: one of both, whole."""
-    found = shown(hub)
-    states = [hashes(new), {} if old is None else hashes(old)]
-    assert found is None or found.files in states
-    return found
-
-
-def require_one_new_commit(hub: HubProcess, new: Path, *, commits: int) -> Shown:
-    """The new publication, on top of that many commits."""
-    found = must_show(hub)
-    assert found.files == hashes(new)
-    assert len(found.titles) == commits + 1
-    return found
 
 
 # Faults that pass
@@ -256,21 +251,6 @@ def test_an_upload_that_arrives_damaged_is_not_committed(hub: HubProcess, push: 
 # Others at the same time
 
 
-def until(condition: Any) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def begun(push: Pusher, folder: Path, **options: Any) -> Push:
-    """A push that has begun."""
-    started = push.begin(folder, **options)
-    started.ready()
-    return started
-
-
 def test_a_commit_is_known_again_below_somebody_elses(hub: HubProcess, push: Pusher, old: Path, new: Path) -> None:
     hub.inject(Fault(ROUTES["commit"], drop="after", stall_s=1.5))
     running = begun(push, new)
@@ -356,39 +336,12 @@ def test_two_different_pushes_at_once_leave_one_of_them_whole(
 # Kills
 
 
-def kill_and_run_again(hub: HubProcess, push: Pusher, old: Path | None, new: Path, after_s: float, **options: Any) -> None:
-    """Kill a push some time after it began, look, run it again, look."""
-    before = 0 if old is None else len(must_show(hub).titles)
-    running = begun(push, new, **options)
-    time.sleep(after_s)
-    running.kill()
-    found = require_old_or_new(hub, old, new)
-    had_landed = found is not None and found.files == hashes(new)
-    done = push(new, **options)
-    # A request of the dead process may still be under way, and land between the look and the second run.
-    assert "error" not in done, done
-    assert not (had_landed and done["is_new"])
-    assert require_one_new_commit(hub, new, commits=before or 1).branches == ["main"]
-
-
-def kill_at_random(hub: HubProcess, push: Pusher, tmp_path: Path, *, times: int, seed: int, **options: Any) -> None:
-    """Kill pushes of one publication after the other, the first into nothing, at moments drawn over their whole course."""
-    draw = random.Random(seed)
-    hub.set(wait_s=0.03)
-    timing = begun(push, write_publication(tmp_path / "timing", title="timing", parts=2), **options)
-    start = time.monotonic()
-    assert timing.outcome()["is_new"]
-    took_s = time.monotonic() - start
-    hub.remove(REPO)
-    old = None
-    for number in range(times):
-        new = write_publication(tmp_path / f"p{number}", title=f"p{number}", parts=1 + number % 3)
-        kill_and_run_again(hub, push, old, new, draw.uniform(0, took_s), **options)
-        old = new
+def some_publications(folder: Path, count: int) -> list[Path]:
+    return [write_publication(folder / f"p{n}", title=f"p{n}", parts=1 + n % 3) for n in range(count)]
 
 
 def test_killed_anywhere_the_next_run_ends_with_one_new_commit(hub: HubProcess, push: Pusher, tmp_path: Path) -> None:
-    kill_at_random(hub, push, tmp_path, times=3, seed=1)
+    kill_at_random(hub, push, some_publications(tmp_path, 4), seed=1)
 
 
 @pytest.mark.slow
@@ -396,7 +349,7 @@ def test_killed_anywhere_the_next_run_ends_with_one_new_commit(hub: HubProcess, 
 def test_killed_at_twenty_moments_the_next_run_ends_with_one_new_commit(
     hub: HubProcess, push: Pusher, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    kill_at_random(hub, push, tmp_path, times=20, seed=2, **options)
+    kill_at_random(hub, push, some_publications(tmp_path, 21), seed=2, **options)
 
 
 @pytest.mark.parametrize("commits", [1, 3])
