@@ -154,9 +154,11 @@ def publish(
     dry_run: bool = False,
 ) -> "Pushed":
     """Build what is published of a run (`curate.publication.build`) and push it (`curate.hub.push`); both say what they raise."""
-    from curate.hub import push
+    from curate.hub import checked_repo, push, require_tag
     from curate.publication import build
 
+    repo = checked_repo(repo)  # before hundreds of megabytes are written
+    require_tag(tag)
     with _fs.run_folder(out):  # nobody may build another publication while this one is sent
         bundle = build(
             out,

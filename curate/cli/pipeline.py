@@ -40,6 +40,10 @@ def run(data: str | None, recipe: str, with_trial: bool, repo: str | None, as_js
     said = {name for name, value in options.items() if value is not None and (value or name.startswith("private"))}
     if repo is None and said:
         raise UsageError("options of a push were given; name the repository with --push USER/NAME")
+    if repo is not None:
+        from curate.hub import checked_repo
+
+        repo = checked_repo(repo)  # before hours of work
     with progress.shown():
         result = pipeline.run(recipe, data, **arguments)
     found = {"out": str(result.out), **result.report.to_dict()}

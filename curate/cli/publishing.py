@@ -6,9 +6,7 @@ from typing import Any
 import click
 
 from curate.cli.group import cli
-from curate.cli.options import FOLDER, json_option, print_json, push_options
-
-PUBLISHED = "A folder, or hf://datasets/USER/NAME[@REVISION]."
+from curate.cli.options import FOLDER, json_option, load_plugins, plugin_option, print_json, push_options
 
 
 @cli.command()
@@ -22,7 +20,7 @@ PUBLISHED = "A folder, or hf://datasets/USER/NAME[@REVISION]."
 )
 @json_option
 def report(out: Path, output: Path | None, examples: int, surprise: bool | None, as_json: bool) -> None:
-    """Write what was kept and why as one HTML file, to be read in a browser.
+    """Write what was kept and why as one HTML file.
 
     The file needs no network and nothing beside it. It shows rows of your data: mind whom you send it to.
 
@@ -49,7 +47,7 @@ def report(out: Path, output: Path | None, examples: int, surprise: bool | None,
 @click.option("--dry-run", is_flag=True, help="Write what would be sent to DIR/publication, and send nothing.")
 @json_option
 def push(out: Path, repo: str, tag: str | None, revision: str, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Publish a run on the Hub: kept rows, scores of all rows, recipe, evidence and a card.
+    """Publish a run on the Hub: rows, scores, evidence and a card.
 
     One commit, read back afterwards. The repository is private unless you say --public; that of an existing one never
     changes. Log in first: `hf auth login`.
@@ -70,11 +68,12 @@ def push(out: Path, repo: str, tag: str | None, revision: str, dry_run: bool, as
 @cli.command()
 @click.argument("source", metavar="REPO")
 @click.option("--revision", help="Commit, branch or tag.")
+@plugin_option
 @json_option
-def reproduce(source: str, revision: str | None, as_json: bool) -> None:
-    """Decide about every row of a publication again, and say whether the published rows follow.
+def reproduce(source: str, revision: str | None, plugins: tuple[Path, ...], as_json: bool) -> None:
+    """Check that the rows of a publication follow from its scores.
 
-    It needs no model. Exit code 4 where a check fails.
+    It needs no model. Exit code 7 where a check fails.
 
     \b
     Example:
@@ -82,6 +81,7 @@ def reproduce(source: str, revision: str | None, as_json: bool) -> None:
     """
     from curate import progress, publication
 
+    load_plugins(plugins)
     with progress.shown():
         found = publication.reproduce(source, revision=revision)
     _print(found, as_json=as_json)
@@ -93,7 +93,7 @@ def reproduce(source: str, revision: str | None, as_json: bool) -> None:
 @click.argument("b", metavar="B")
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
-    """Say what two selections differ in: rows, the steps that decided, recipes, scores.
+    """Say what two selections differ in, and why.
 
     A and B are folders of runs or publications, or hf://datasets/USER/NAME[@REVISION].
 

@@ -16,7 +16,14 @@ MOST_BRACKETS = 500
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A shipped recipe by name, or a recipe from a YAML file. Raises RecipeError naming file, key and nearest valid word."""
+    """A shipped recipe by name, one from a YAML file, or that of a publication (`hf://datasets/USER/NAME`).
+
+    Raises RecipeError naming file, key and nearest valid word; for one on the Hub also what `recipe_from_hub` raises.
+    """
+    from curate.recipes.hub import is_on_hub, recipe_from_hub
+
+    if is_on_hub(name):
+        return recipe_from_hub(str(name))
     path = _find(str(name))
     where = str(name) if path.parent != FOLDER else f"recipe {path.stem}"
     data = read_yaml(path, where)
