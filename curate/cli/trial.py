@@ -52,7 +52,7 @@ def trial(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune on what was kept and on controls, and say whether the filter helped.
+    """Fine-tune on kept rows and on controls, and judge the filter.
 
     DIR is the folder of a run. Without it: the packaged sample with the packaged model, in a few minutes. Run the same command
     again after any interruption: finished trainings are not repeated.
