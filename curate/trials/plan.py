@@ -115,7 +115,7 @@ class Trial:
         """A trial as it was committed."""
         found = _fs.read_json(folder / PLAN)
         runs = [Run(**run) for run in found["runs"]]
-        return cls(folder, Plan(**found["plan"]), runs, found["keep_adapters"], found["devices"])
+        return cls(folder, Plan(**found["plan"]), runs, found["keep_adapters"], found.get("devices", []))
 
     def save(self) -> None:
         """Commit the plan; what workers read."""

@@ -55,6 +55,8 @@ plan, since they change sums; jobs must not be, so they have no say in it."""
 GPU_THREADS = 4
 """A constant, so that runs of one machine are not made anew on another with as good a GPU and other cores."""
 MOST_THREADS = 256
+RENDERED_TOGETHER = 256
+"""Items whose options are rendered at once."""
 SCORED_WITH = ("revision", "dtype", "max_length", "chat_template")
 """Settings of the model in which training follows the scores, unless the caller says otherwise."""
 MARKS = ("Final Answer:", "Answer:", "####", "answer is")
@@ -399,11 +401,12 @@ def _check_options(likelihood: Likelihood, task: Task, items: Items) -> None:
     from curate.likelihood import Unrenderable
 
     renderer = likelihood.renderer()
-    for item in items:
-        for option, row in zip(item.options, renderer.render(completed(item)), strict=True):
+    for at in range(0, len(items), RENDERED_TOGETHER):
+        pairs = [(item, example) for item in items[at : at + RENDERED_TOGETHER] for example in completed(item)]
+        for (item, example), row in zip(pairs, renderer.render([example for _, example in pairs]), strict=True):
             if isinstance(row, Unrenderable) or row.truncated:
                 why = row.reason if isinstance(row, Unrenderable) else f"cut off at max_length {renderer.max_length}"
-                raise InputError(f"task {task.name}: {item.place}: option {option[:60]!r} cannot be scored ({why})")
+                raise InputError(f"task {task.name}: {item.place}: option {example.completion[:60]!r} cannot be scored ({why})")
 
 
 def _check_arms(preparation: Preparation) -> None:

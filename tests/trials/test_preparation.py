@@ -627,3 +627,9 @@ def test_a_model_that_is_named_is_trained_as_it_was_scored(tmp_path: Path) -> No
     assert found.likelihood.max_length == 200
     found = prepare(out, recipe, model={**MODEL, "max_length": 100}, request=request)
     assert (found.likelihood.max_length, found.notes) == (100, ["max_length is 100; the rows were scored with 200"])
+
+
+def test_a_test_set_of_one_item_gives_no_interval(out: Path, tmp_path: Path) -> None:
+    found = prepared(out, tasks=(task_file(tmp_path),))
+    with pytest.raises(InputError, match="task t: 1 item; an interval over items needs at least 2"):
+        _ = found.power
