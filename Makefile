@@ -49,6 +49,8 @@ bench: $(READY)  ## measurements behind the figures in docs/
 	$(BIN)/python benchmarks/quality.py --data ../shared/data/regurgitative/translation
 	$(BIN)/python benchmarks/detectors.py --data ../shared/data/regurgitative --model curate/reference/model
 	$(BIN)/python benchmarks/learned_detector.py --data ../shared/data/regurgitative/detection
+	$(BIN)/python benchmarks/trial_statistics.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/trial.py
 
 # The suite runs from an empty folder against the installed wheel: data files that do not ship make it fail.
 wheel-check:  ## build the wheel, install it in a fresh environment, run a copy of the tests against it
