@@ -1,14 +1,20 @@
 """What many tests need and is slow to make: small models with their tokenizers, built once, without a download."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 
+if TYPE_CHECKING:
+    from fake_hub import HubProcess
+    from hub_publications import Pusher
+
+HUB_TOKEN = "hf_ThisTokenMustNotBeShown0123456789"
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
@@ -112,3 +118,35 @@ def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {"id2label": {0: "Real", 1: "Fake"}, "label2id": {"Real": 0, "Fake": 1}}
     BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **labels, **sizes)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def _hub() -> "Iterator[HubProcess]":
+    from fake_hub import HubProcess
+
+    hub = HubProcess()
+    yield hub
+    hub.close()
+
+
+@pytest.fixture(scope="session")
+def _pusher(_hub: "HubProcess", tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Pusher]":
+    from hub_publications import Pusher
+
+    pusher = Pusher(_hub, tmp_path_factory.mktemp("home"))
+    yield pusher
+    pusher.close()
+
+
+@pytest.fixture
+def hub(_hub: "HubProcess") -> "HubProcess":
+    """An empty Hub in a process of its own that knows two tokens, of which one may write."""
+    _hub.reset()
+    _hub.set(tokens={HUB_TOKEN: "write", "hf_reads": "read"})
+    return _hub
+
+
+@pytest.fixture
+def push(hub: "HubProcess", _pusher: "Pusher") -> "Pusher":
+    """Pushes folders to that Hub from a process of its own, started once: imports take seconds."""
+    return _pusher

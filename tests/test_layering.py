@@ -32,9 +32,22 @@ LAYERS = [
 ]
 HEIGHT = {name: -place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "trl", "peft", "detoxify", "textstat", "pandas", "accelerate", "rich"}
-HEAVY |= {"sklearn", "scipy", "matplotlib", "duckdb", "sacrebleu", "math_verify", "sympy", "ftfy", "py3langid", "datasketch", "huggingface_hub", "jinja2"}
-NUMPY_AT_TOP = ("selection", "inspection", "diversity", "learning", "calibration", "advice", "correlation", "trials")
-NUMPY_AT_TOP += ("hub_cards", "reports", "publication")
+HEAVY |= {
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "duckdb",
+    "sacrebleu",
+    "math_verify",
+    "sympy",
+    "ftfy",
+    "py3langid",
+    "datasketch",
+    "huggingface_hub",
+    "jinja2",
+}
+NUMPY_AT_TOP = {"selection", "inspection", "diversity", "learning", "calibration", "advice", "correlation", "trials"}
+NUMPY_AT_TOP |= {"hub_cards", "reports", "publication"}
 
 
 def part_of(path: Path) -> str:

@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import HUB_TOKEN as TOKEN
 from fake_hub import HubProcess
 from workshop import Outcome, curate, finished, recipe_file, some_rows, write_rows
 
-TOKEN = "hf_ThisTokenMustNotBeShown0123456789"
 HALF, THIRD, UNPUBLISHED = (
     f"keep: {{field: given.value, {what}, within: [dataset]}}" for what in ("lowest: 50%", "lowest: 30%", "highest: 50%")
 )
@@ -25,14 +24,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = curate("--recipe", folder / "half.yaml", data, "--out", folder / "out", "--json")
     assert done.code == 0, done.err
     return folder
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubProcess]:
-    found = HubProcess()
-    found.set(tokens={TOKEN: "write"})
-    yield found
-    found.close()
 
 
 def online(hub: HubProcess, folder: Path, *arguments: str | Path) -> Outcome:

@@ -70,7 +70,6 @@ def push(
     repo: str,
     *,
     private: bool | None = None,
-    allow_public: bool = False,
     revision: str = "main",
     tag: str | None = None,
     dry_run: bool = False,
@@ -79,8 +78,8 @@ def push(
     """Publish a bundle on the Hub, verified by reading it back; nothing but the files that it lists is sent.
 
     A repository that is not there is created, private unless `private=False`; the visibility of one that is there is never
-    changed. `allow_public` lets rows into a public repository although their licence or source stand against it. `tag` names
-    the commit. A dry run hashes and checks the files, and sends nothing.
+    changed. Rows come into a public one only where nothing stands against it (`curate.publication.obstacles`). `tag` names the
+    commit. A dry run hashes and checks the files, and sends nothing.
 
     Raises:
         UsageError: for a name, tag or visibility that cannot be meant; nothing was published.
@@ -98,7 +97,7 @@ def push(
         raise UsageError(
             f"{content.folder}: {len(content.pieces):,} files, and one commit holds {MOST_FILES:,}; write larger files"
         )
-    visibility = _Visibility(repo, private, [] if allow_public else obstacles(content.facts))
+    visibility = _Visibility(repo, private, obstacles(content.facts))
     if private is False:
         visibility.require_may_be_public("would be public")
     remote = Remote(repo, Waiting(limits.patience, repo))
@@ -152,8 +151,7 @@ class _Visibility:
         """Raise an InputError if something stands against showing the rows to everybody."""
         if self.obstacles:
             raise InputError(
-                f"{self.repo}: {words}, and {'; also: '.join(self.obstacles)}; or push to a private repository, "
-                "or say that these rows may be public: --allow-public"
+                f"{self.repo}: {words}, and {'; also: '.join(self.obstacles)}; or push to a private repository"
             )
 
 

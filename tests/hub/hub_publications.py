@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from conftest import HUB_TOKEN as TOKEN
 from fake_hub import HubProcess
 
 from curate import _fs
@@ -20,7 +21,6 @@ from curate import _fs
 TESTS = Path(__file__).parents[1]
 WORKER = TESTS / "hub" / "hub_push_worker.py"
 REPO = "me/curated"
-TOKEN = "hf_ThisTokenMustNotBeShown0123456789"
 CARD = """---
 license: mit
 configs:

@@ -218,7 +218,8 @@ def test_rows_that_not_everybody_may_have_become_public_only_when_told(
     hub.create(REPO, private=False)
     assert words in push(folder)["message"]
     assert must_show(hub).files == {}
-    assert push(folder, allow_public=True)["is_new"]
+    told = {"license": "mit", "stated": {"license": "mit", "private_source": False}, "source": facts.get("source", {})}
+    assert push(write_publication(tmp_path / "told", **told))["is_new"]
 
 
 def test_such_rows_may_go_into_a_private_repository(hub: HubProcess, push: Pusher, tmp_path: Path) -> None:

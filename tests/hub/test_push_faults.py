@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import HUB_TOKEN as TOKEN
 from fake_hub import Fault, HubProcess
 from hub_publications import (
     REPO,
-    TOKEN,
     Pusher,
     begun,
     hashes,
