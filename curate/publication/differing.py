@@ -202,6 +202,8 @@ def _hashes(out: Path, rows: int) -> list[str]:
 
 def _origins(lock: Mapping[str, Any]) -> dict[str, Any]:
     found = lock.get("annotations", {})
+    if not isinstance(found, dict):
+        return {}
     return {name: entry["fingerprint"] for name, entry in found.items() if isinstance(entry, dict) and "fingerprint" in entry}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from curate import _fs, progress
 from curate.errors import InputError, UsageError, near_miss
 from curate.publication.opened import Publication, is_publication, open_publication
-from curate.publication.recutting import conversations
+from curate.publication.restoring import conversations
 from curate.recipes.hub import HubCommit
 
 if TYPE_CHECKING:

@@ -47,6 +47,7 @@ MOST_BATCH_BYTES = 1 << 30
 MOST_ROWS = 1 << 40
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}", re.ASCII)
 _SPLIT = re.compile(r"\w+(?:\.\w+)*", re.ASCII)
+_COLUMN = re.compile(r"\w{1,200}", re.ASCII)
 _FIELD = re.compile(r"\w+\.\w+", re.ASCII)
 
 
@@ -326,7 +327,7 @@ def check_facts(data: Mapping[str, Any], where: str) -> Facts:
             raise wrong("files", f"the entry of {path} does not give its bytes and sha256")
     columns = get("columns", dict)
     for column, field in columns.items():
-        if not (isinstance(field, str) and _FIELD.fullmatch(field)) or column in SCORES:
+        if not (isinstance(field, str) and _FIELD.fullmatch(field) and _COLUMN.fullmatch(column)) or column in SCORES:
             raise wrong("columns", f"{excerpt(repr(column))} is said to be {excerpt(repr(field))}")
     if len(set(columns.values())) < len(columns):
         raise wrong("columns", "two columns are said to be the same score")
@@ -340,6 +341,9 @@ def check_facts(data: Mapping[str, Any], where: str) -> Facts:
         raise wrong("shards", f"do not divide {rows:,} rows")
     for key, kind in (("recipe", dict), ("recipe_hash", str), ("kept_hash", str), ("configs", list)):
         get(key, kind)
+    filters, steps = data["recipe"].get("filters", {}), data["recipe"].get("steps", [])
+    if not isinstance(filters, dict) or not isinstance(steps, list):
+        raise wrong("recipe", "its filters are no mapping, or its steps no list")
     return Facts(data, split, rows, kept, files, columns, tuple(left_out), tuple(shards))
 
 

@@ -17,7 +17,8 @@ from curate import _fs
 from curate.errors import CurateError, IntegrityError
 from curate.examples import stable_hash
 from curate.publication.opened import FACTS, FOLDERS, Publication, open_publication
-from curate.publication.recutting import Restored, decide, restore
+from curate.publication.recutting import decide
+from curate.publication.restoring import Restored, restore
 from curate.recipes import Recipe
 from curate.recipes.hub import RECIPE
 from curate.selection import Selection
@@ -112,7 +113,16 @@ class _Checker:
             yield said
         except (_Failed, CurateError) as error:
             self.checks.append(Check(name, passed=False, detail=str(error)))
-        except (pa.ArrowException, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (
+            pa.ArrowException,
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             self.checks.append(Check(name, passed=False, detail=f"cannot be read ({type(error).__name__}: {str(error)[:200]})"))
         else:
             self.checks.append(Check(name, passed=True, detail="; ".join(said)))

@@ -8,9 +8,11 @@ import pytest
 from small_publications import small_bundle, small_run
 from workshop import recipe_file, some_rows
 
+from curate import _fs
 from curate.errors import UsageError
 from curate.pipeline import select_again
 from curate.publication import difference, recut
+from curate.publication.opened import FACTS
 
 LOWEST = ["drop: {field: errors.fatal, is: true}", "keep: {field: given.value, lowest: 50%, within: [prompt, dataset]}"]
 HIGHEST = ["keep: {field: given.value, highest: 25%, within: [prompt, dataset]}"]
@@ -133,3 +135,20 @@ def test_the_result_is_plain_data_and_lines(a: Path, other: Path) -> None:
 def test_what_is_neither_run_nor_publication_is_refused(a: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds neither a selection nor a publication"):
         difference(a / "out", tmp_path)
+
+
+def test_a_publication_that_contradicts_itself_ends_in_no_traceback(a: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(a / "bundle", tmp_path / "bundle"))
+    facts = json.loads((bundle / FACTS).read_text())
+    facts["recipe"] = {
+        "name": 3,
+        "filters": {"given": [1, {"x": None}]},
+        "steps": [3, {"keep": 1}, {"a": 1, "b": 2}, {"drop": {}}],
+    }
+    _fs.commit_json(bundle / "curate" / "lock.json", {"annotations": ["given"]})
+    entry = {"bytes": (bundle / "curate/lock.json").stat().st_size, "sha256": _fs.sha256(bundle / "curate/lock.json")}
+    facts["files"]["curate/lock.json"] = entry
+    _fs.commit_json(bundle / FACTS, facts)
+    found = difference(bundle, a / "out")
+    assert found.is_same
+    assert '- step: {"keep": 1}' in found.recipe

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from workshop import Record, recipe_file, record, some_rows, tree
 
 from curate import _fs, load_recipe
 from curate.annotations import load_annotations
-from curate.errors import InputError, IntegrityError, RecipeError, UsageError
+from curate.errors import CurateError, InputError, IntegrityError, RecipeError, UsageError
 from curate.examples import stable_hash
 from curate.pipeline import select_again
 from curate.publication import build, open_publication, recut, reproduce
@@ -323,3 +324,78 @@ def test_a_cut_can_be_published_again_with_its_licence(tmp_path: Path) -> None:
     again = build(found.out, tmp_path / "again", with_rejected=True)
     assert (again.facts["license"], again.facts["source"]["name"]) == ("cc-by-4.0", "bundle")
     assert reproduce(again.folder).passed
+
+
+def vouched(bundle: Path, path: str, table: pa.Table | None = None) -> Path:
+    """Another file, and a publication.json that speaks of it: somebody wrote this on purpose."""
+    if table is not None:
+        pq.write_table(table, bundle / path)
+    facts: dict[str, Any] = json.loads((bundle / FACTS).read_text())
+    facts.pop("seal", None)
+    facts["files"][path] |= {"bytes": (bundle / path).stat().st_size, "sha256": _fs.sha256(bundle / path)}
+    _fs.commit_json(bundle / FACTS, facts)
+    return bundle
+
+
+DATA, SCORES, LOCK = "data/train-00000-of-00001.parquet", "scores/train-00000-of-00001.parquet", "curate/lock.json"
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        (DATA, lambda t: t.drop_columns(["row"])),
+        (DATA, lambda t: with_column(t, "row", pa.array([str(row) for row in t["row"].to_pylist()]))),
+        (DATA, lambda t: with_column(t, "row", pa.array([None, *t["row"].to_pylist()[1:]], pa.int64()))),
+        (DATA, lambda t: with_column(t, "row", pa.array([-1, *t["row"].to_pylist()[1:]], pa.int64()))),
+        (DATA, lambda t: with_column(t, "row", pa.array([1 << 62, *t["row"].to_pylist()[1:]], pa.int64()))),
+        (DATA, lambda t: with_column(t, "row", pa.array([t["row"][1].as_py(), *t["row"].to_pylist()[1:]], pa.int64()))),
+        (DATA, lambda t: with_column(t, "prompt", pa.nulls(t.num_rows, pa.string()))),
+        (DATA, lambda t: with_column(t, "prompt", pa.array([1] * t.num_rows))),
+        (DATA, lambda t: with_column(t, "completion", pa.array([["x"]] * t.num_rows))),
+        (DATA, lambda t: with_column(t, "source", pa.array([["x"]] * t.num_rows))),
+        (DATA, lambda t: t.append_column("prompt", t["prompt"])),
+        (DATA, lambda t: t.slice(0, 0)),
+        (SCORES, lambda t: with_column(t, "row", pa.array(list(range(t.num_rows))[::-1]))),
+        (SCORES, lambda t: with_column(t, "row_hash", pa.array(["../x"] * t.num_rows))),
+        (SCORES, lambda t: with_column(t, "row_hash", pa.nulls(t.num_rows, pa.string()))),
+        (SCORES, lambda t: with_column(t, "characters", pa.array([-5] * t.num_rows))),
+        (SCORES, lambda t: with_column(t, "prompt_key", pa.nulls(t.num_rows, pa.string()))),
+        (SCORES, lambda t: with_column(t, "given_flag", pa.array(["x"] * t.num_rows))),
+    ],
+)
+def test_files_that_do_not_fit_together_are_refused_in_one_line(
+    made: Path, tmp_path: Path, path: str, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    bundle = Path(shutil.copytree(made / "bundle", tmp_path / "bundle"))
+    vouched(bundle, path, change(pq.read_table(bundle / path)))
+    with pytest.raises(CurateError) as caught:
+        recut(bundle, cut(tmp_path, CUTS["bounds"]), tmp_path / "recut")
+    assert str(bundle) in str(caught.value) or "cut: " in str(caught.value)
+    assert not (tmp_path / "recut" / "selection").exists()
+
+
+@pytest.mark.parametrize(
+    "fingerprint",
+    [
+        None,
+        [],
+        {},
+        {"filter": "../../x", "version": 1},
+        {"filter": "given"},
+        {"filter": "given", "version": "1"},
+        {"filter": "x", "version": 1},
+    ],
+)
+def test_a_lock_that_does_not_say_what_scores_are_is_refused(made: Path, tmp_path: Path, fingerprint: Any) -> None:
+    bundle = Path(shutil.copytree(made / "bundle", tmp_path / "bundle"))
+    lock = json.loads((bundle / LOCK).read_text())
+    lock["annotations"]["given"] = {"fingerprint": fingerprint, "folder": "../../../elsewhere"}
+    _fs.commit_json(bundle / LOCK, lock)
+    vouched(bundle, LOCK)
+    with pytest.raises(IntegrityError, match="does not say what the scores of given are"):
+        recut(bundle, cut(tmp_path, CUTS["bounds"]), tmp_path / "recut")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cut.yaml", "recut"]

@@ -231,8 +231,8 @@ def test_hostile_files_end_as_failed_checks(folder: Path) -> None:
         assert failed(found) or content.get("packages", 0) is None
     recipes: list[Any] = [
         {},
-        {"steps": 3},
-        {"filters": []},
+        {"steps": [3]},
+        {"filters": {"given": []}},
         {"filters": {"given": 3}, "steps": []},
         {"name": "x", "steps": [{"keep": 1}]},
     ]
