@@ -145,7 +145,11 @@ def trial_options(command: F) -> F:
         click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the curated rows."),
         click.option("--learning-rate", type=float, multiple=True, help="Several: the best on held-out rows is taken."),
         click.option("--protocol", type=click.Choice(["single", "progressive", "mix"]), help="What the arms are."),
-        click.option("--jobs", type=click.IntRange(min=1), help="Trainings at once.  [default: cores on a CPU, 1 on a GPU]"),
+        click.option(
+            "--jobs",
+            type=click.IntRange(min=1),
+            help="Trainings at once.  [default: one per GPU; on a CPU one per core for small models, else one]",
+        ),
         click.option("--processes", type=click.IntRange(min=1), default=1, help="Devices that one training is spread over."),
         click.option("--keep-adapters", is_flag=True, help="Keep the trained adapters."),
         click.option("--eval-command", help="Your own evaluation: {adapter}, {model}, {base}, {out} are filled in."),

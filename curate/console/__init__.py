@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from curate.correlation import Correlations
     from curate.inspection import Preview, PreviewRow, Quote
     from curate.pipeline import RunResult
+    from curate.publication import Recut
     from curate.selection import SelectionReport
 
 
@@ -74,8 +75,8 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def show_run(result: "RunResult") -> None:
-    """The closing lines of a run."""
+def show_run(result: "RunResult | Recut") -> None:
+    """The closing lines of a run, or of another cut of a publication."""
     out = console()
     report = result.report
     out.print(_step_table(report))
@@ -92,10 +93,12 @@ def show_run(result: "RunResult") -> None:
         out.print(f"\nnote: {plain(warning)}", style="yellow")
     out.print(f"\n{_tested(result)}")
     row = report.borderline[0].row if report.borderline else 0
-    out.print(f"kept rows: {result.out}/selection/kept   next: curate explain {result.out} {row}")
+    # A cut of a publication without its rejected rows is no whole run: there is a selection, but nothing to explain it by.
+    after = f"   next: curate explain {result.out} {row}" if getattr(result, "is_whole", True) else ""
+    out.print(f"kept rows: {result.out}/selection/kept{after}")
 
 
-def _tested(result: "RunResult") -> str:
+def _tested(result: "RunResult | Recut") -> str:
     """The verdict of the latest trial of these very steps on this folder, or that there was none."""
     from curate.trials import TrialReport, finished_trials
 

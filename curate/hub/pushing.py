@@ -150,9 +150,7 @@ class _Visibility:
     def require_may_be_public(self, words: str) -> None:
         """Raise an InputError if something stands against showing the rows to everybody."""
         if self.obstacles:
-            raise InputError(
-                f"{self.repo}: {words}, and {'; also: '.join(self.obstacles)}; or push to a private repository"
-            )
+            raise InputError(f"{self.repo}: {words}, and {'; also: '.join(self.obstacles)}; or push to a private repository")
 
 
 @dataclass

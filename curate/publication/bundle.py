@@ -226,7 +226,7 @@ class _Writing:
                   for name, folder in FOLDERS.items()}  # fmt: skip
         if counts["default"] != self.run.decision["kept_rows"] or counts["scores"] != self.run.rows.count:
             raise IntegrityError(f"{self.run.out}: {counts} rows written of {self.run.rows.count}; run `curate verify`")
-        return {
+        facts = {
             "format": _fs.FORMAT,
             "curate": _version(),
             "split": self.run.split,
@@ -246,8 +246,10 @@ class _Writing:
             "configs": configs,
             "trial": None if trial is None else trial[0],
             "synthetic": is_synthetic(found.sources if "rejected" in configs else found.kept_sources, self.recipe),
+            "shards": [shard.stop for shard in self.run.rows.shards],
             **cleaned(self.rights),
         }
+        return facts | {"seal": stable_hash(facts)}
 
     def _kept(self) -> None:
         writer: PartWriter | None = None

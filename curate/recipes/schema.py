@@ -295,6 +295,12 @@ class Mix(Step):
     first: Literal["lowest", "highest"] = "lowest"
     seed: Seed = 0
 
+    @field_validator("shares")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        # The order decides ties, and files that hold a recipe sort their keys.
+        return dict(sorted(value.items())) if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _shares_make_a_whole(self) -> Self:
         if self.short != "shrink" and self.total is None:

@@ -89,11 +89,11 @@ class Judging:
     def scores(self, arm: str, task: str) -> Scores:
         """Scores of an arm, or of a group of arms (`ordered`): then the mean over its shares."""
         if (arm, task) not in self._scores:
-            members = [name for name in self.arms if name == arm] or [
-                name for name in self.arms if (share_of(name) or ("",))[0] == arm
-            ]
-            found = [self._of_arm(name, task) for name in members]
-            self._scores[arm, task] = found[0] if len(found) == 1 else _mean_of(found)
+            members = [name for name in self.arms if (share_of(name) or ("",))[0] == arm]
+            is_group = arm not in self.arms
+            self._scores[arm, task] = (
+                _mean_of([self.scores(name, task) for name in members]) if is_group else self._of_arm(arm, task)
+            )
         return self._scores[arm, task]
 
     def _of_arm(self, arm: str, task: str) -> Scores:
@@ -162,7 +162,7 @@ def judge_trial(trial: Trial, tasks: Sequence[tuple[Task, Items]], facts: Mappin
     """
     judging = Judging(trial, tasks)
     items = sum(len(items) for _, items in tasks)
-    with progress.measuring("judging answers", items * len(judging.arms) * len(trial.plan.seeds)):
+    with progress.measuring("judging answers", items * sum(len(judging.runs(arm)) for arm in judging.arms)):
         return _report(judging, facts)
 
 
