@@ -101,6 +101,7 @@ def start(*arguments: str | Path, **environment: str) -> "subprocess.Popen[str]"
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit it ignored
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
