@@ -24,7 +24,7 @@ demo: $(READY)  ## run familiarity-top50 on the packaged sample with the package
 	$(BIN)/curate verify curated/demo
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-slow: $(READY)  ## the long tests: kills, whole data sets
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -60,7 +60,7 @@ wheel-check:  ## build the wheel, install it in a fresh environment, run a copy 
 	$$d/env/bin/python -m build --quiet --wheel --outdir $$d/dist .; \
 	$$d/env/bin/python -m pip install --quiet "$$(ls $$d/dist/*.whl)[dev]" --constraint constraints.txt; \
 	mkdir $$d/away; cp -r tests scripts benchmarks pyproject.toml $$d/away; \
-	cd $$d/away && $$d/env/bin/python -m pytest -m "not slow and not repository"
+	cd $$d/away && $$d/env/bin/python -m pytest -m "not slow and not repository" --numprocesses auto --dist loadfile
 
 clean:  ## remove the environment and what tools left
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist curated

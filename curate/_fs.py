@@ -26,6 +26,19 @@ FORMAT = 1
 """Version of the folder layout; raised when an older `curate` could misread what a newer one wrote."""
 
 
+# ENOENT: a file system that takes no new folders, such as /proc.
+_NOT_WRITABLE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.EINVAL,
+    errno.ELOOP,
+)
+
+
 @contextlib.contextmanager
 def _naming_the_disk(path: Path) -> Iterator[None]:
     try:
@@ -36,7 +49,7 @@ def _naming_the_disk(path: Path) -> Iterator[None]:
             raise ResourceError(
                 f"{path}: the disk is full ({free / 1e6:.0f} MB free); make room and run the same command again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG):
+        if error.errno in _NOT_WRITABLE:
             raise UsageError(f"{path}: not writable ({os.strerror(error.errno)}); choose another folder with --out") from error
         raise
 

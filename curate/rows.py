@@ -48,6 +48,8 @@ class RowStore:
         """Open a finished `rows/` folder; raises UsageError where there is none."""
         self.folder = folder
         if not (folder / MANIFEST).is_file():
+            if (folder.parent / "curate" / "publication.json").is_file():
+                raise UsageError(f"{folder.parent}: is a publication, not a run's folder: use select, reproduce, diff or export")
             raise UsageError(f"{folder}: holds no finished rows; run `curate annotate DATA --out {folder.parent}` first")
         self.manifest = _fs.read_json(folder / MANIFEST, *_FACTS)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["COLUMNS"] = "100"  # tables are laid out for the terminal, and where tests run there may be any or none
 
 import pytest
 

@@ -26,12 +26,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def online(hub: HubProcess, folder: Path, *arguments: str | Path) -> Outcome:
+def online(hub: HubProcess, folder: Path, *arguments: str | Path, token: str = TOKEN) -> Outcome:
     """The command line as a user of that Hub."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     quiet = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    return finished(*arguments, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, PYTHONPATH=path_of_filters(folder), **quiet)
+    return finished(*arguments, HF_ENDPOINT=hub.url, HF_TOKEN=token, PYTHONPATH=path_of_filters(folder), **quiet)
 
 
 def path_of_filters(folder: Path) -> str:
@@ -106,6 +106,27 @@ def test_the_pipeline_can_end_in_a_push(place: Path, hub: HubProcess, tmp_path: 
     assert done.code == 0, done.err
     assert done.json["push"]["is_new"]
     assert not hub.state()["repos"]["me/direct"]["private"]
+
+
+def test_a_token_that_is_not_accepted_is_told_before_the_work(place: Path, hub: HubProcess, tmp_path: Path) -> None:
+    ends = ("--out", tmp_path / "o", "--push", "me/direct", "--plugin", plugin(place))
+    done = online(hub, place, "--recipe", place / "half.yaml", place / "rows.jsonl", *ends, token="hf_wrong")
+    assert done.code == 6
+    assert "hf auth login" in done.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_is_published_is_not_taken_for_a_run(place: Path) -> None:
+    assert curate("push", place / "out", "me/rows", "--dry-run").code == 0
+    done = curate("verify", place / "out" / "publication")
+    assert done.code == 2
+    assert "is a publication" in done.err
+
+
+def test_a_place_that_takes_no_folder_is_one_line(place: Path) -> None:
+    done = curate("--recipe", place / "half.yaml", place / "rows.jsonl", "--out", "/proc/nothing")
+    assert done.code == 2
+    assert "/proc/nothing: not writable" in done.err
 
 
 def test_a_public_push_needs_a_licence(place: Path) -> None:

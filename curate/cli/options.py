@@ -40,7 +40,7 @@ def loading_options(command: F) -> F:
         click.option("--columns", help="Which column is what: prompt=instruction,completion=output."),
         click.option("--revision", help="Commit, branch or tag of a Hub data set."),
         click.option("--split", help="Split of a folder or Hub data set.  [default: train]"),
-        click.option("--limit", type=click.IntRange(min=1), help="Read at most this many rows."),
+        click.option("--limit", type=click.IntRange(1, 1 << 62), help="Read at most this many rows."),
     ]
     return _all(options, command)
 

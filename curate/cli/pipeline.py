@@ -16,7 +16,7 @@ from curate.cli.options import (
     run_arguments,
     run_options,
 )
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 
 
 @cli.command(hidden=True)
@@ -41,9 +41,9 @@ def run(data: str | None, recipe: str, with_trial: bool, repo: str | None, as_js
     if repo is None and said:
         raise UsageError("options of a push were given; name the repository with --push USER/NAME")
     if repo is not None:
-        from curate.hub import checked_repo
+        from curate.hub import require_access
 
-        repo = checked_repo(repo)  # before hours of work
+        repo = require_access(repo)  # before hours of work
     with progress.shown():
         result = pipeline.run(recipe, data, **arguments)
     found = {"out": str(result.out), **result.report.to_dict()}
@@ -61,10 +61,14 @@ def _push(out: Path, repo: str, options: dict[str, Any], *, as_json: bool) -> di
     from curate import pipeline, progress
     from curate.console.publishing import show_pushed
 
-    with progress.shown():
-        pushed = pipeline.publish(out, repo, **options)
+    try:
+        with progress.shown():
+            pushed = pipeline.publish(out, repo, **options)
+    except CurateError as error:
+        error.args = (f"{error}; the run itself is finished: `curate push {out} {repo}` goes on from here",)
+        raise
     if not as_json:
-        show_pushed(pushed, pipeline.publication_folder(out), tag=None)
+        show_pushed(pushed, pipeline.publication_folder(out))
     return pushed.to_dict()
 
 

@@ -62,7 +62,7 @@ def push(out: Path, repo: str, tag: str | None, revision: str, dry_run: bool, as
 
     with progress.shown():
         pushed = pipeline.publish(out, repo, tag=tag, revision=revision, dry_run=dry_run, **options)
-    print_json(pushed.to_dict()) if as_json else show_pushed(pushed, pipeline.publication_folder(out), tag=tag)
+    print_json(pushed.to_dict()) if as_json else show_pushed(pushed, pipeline.publication_folder(out), tag=tag, revision=revision)
 
 
 @cli.command()

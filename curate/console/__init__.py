@@ -216,7 +216,7 @@ def show_explanation(entry: Mapping[str, Any]) -> None:
     if entry["fails"]:
         out.print(f"ruled out by: {'; '.join(entry['fails'])}")
     scores = [
-        [f"{name}.{output}", plain(str(value), most=60)]
+        [f"{name}.{output}", f"{value:.6g}" if isinstance(value, float) else plain(str(value), most=60)]
         for name, annotation in entry.items()
         if isinstance(annotation, Mapping)
         for output, value in annotation.items()
@@ -229,7 +229,7 @@ def show_explanation(entry: Mapping[str, Any]) -> None:
             for rival in entry["same_prompt"][:20]
         ]
         headers = ["row", "source", "decision", entry["ranked_by"] or ""]
-        out.print(f"all {len(entry['same_prompt'])} rows of this prompt, best first:")
+        out.print(f"all {len(entry['same_prompt'])} rows of this prompt, kept ones first, then those that were rejected last:")
         out.print(_table(headers, rivals, numbers_from=3))
     for what in ("prompt", "completion", "gold"):
         if entry[what] is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from curate.publication import Exported
 
 
-def show_pushed(pushed: "Pushed", folder: Path, *, tag: str | None) -> None:
+def show_pushed(pushed: "Pushed", folder: Path, *, tag: str | None = None, revision: str = "main") -> None:
     """Where the rows are now, or what would be sent."""
     if pushed.commit is None:
         click.echo(f"dry run: {len(pushed.files)} files ({_size(sum(pushed.files.values()))}) are in {folder}; nothing was sent")
@@ -28,7 +28,9 @@ def show_pushed(pushed: "Pushed", folder: Path, *, tag: str | None) -> None:
             f"{len(pushed.deleted)} files of the earlier publication were removed: {plain(', '.join(pushed.deleted), most=300)}"
         )
     click.echo(f"{pushed.url} at {pushed.commit}{f', tag {plain(tag)}' if tag else ''}")
-    click.echo(f'next: load_dataset("{plain(pushed.repo)}")')
+    at = tag or (revision if revision != "main" else None)
+    pinned = f', revision="{plain(at)}"' if at else ""
+    click.echo(f'next: load_dataset("{plain(pushed.repo)}"{pinned})')
 
 
 def show_exported(found: "Exported") -> None:

@@ -6,7 +6,7 @@ from curate.hub import push
 push(build(out, folder), "USER/NAME")
 """
 
-from curate.hub.pushing import Limits, Pushed, checked_repo, push, require_tag
+from curate.hub.pushing import Limits, Pushed, checked_repo, push, require_access, require_tag
 from curate.hub.retrying import Patience
 
-__all__ = ["Limits", "Patience", "Pushed", "checked_repo", "push", "require_tag"]
+__all__ = ["Limits", "Patience", "Pushed", "checked_repo", "push", "require_access", "require_tag"]

@@ -106,6 +106,16 @@ def push(
     return _Push(content, remote, Comparison(content, remote), limits, visibility, revision, tag).run()
 
 
+def require_access(repo: str) -> str:
+    """The repository's name, after the Hub has answered about it: what hours of work must not end at is found out first.
+
+    Raises UsageError for what is no name, NetworkError where nobody is logged in or the Hub cannot be reached.
+    """
+    repo = checked_repo(repo)
+    Remote(repo, Waiting(Patience(), repo)).is_private()
+    return repo
+
+
 def require_tag(tag: str | None) -> None:
     """Raise UsageError for what is no name of a tag."""
     if tag is not None and not _TAG.fullmatch(tag):

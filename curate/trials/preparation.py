@@ -171,9 +171,9 @@ class Preparation:
 
     @property
     def jobs(self) -> int:
-        """Runs at once."""
+        """Runs at once, never more than there are."""
         if self.request.jobs is not None:
-            return self.request.jobs
+            return min(self.request.jobs, len(self.names) * len(self.seeds))
         if self.devices:
             return max(1, len(self.devices) // self.request.processes)
         return 1 if self.request.processes > 1 or self.plan.threads > 1 else _affordable_jobs(self.likelihood)
