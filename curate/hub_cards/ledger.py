@@ -14,6 +14,8 @@ from curate.filters.base import REASON
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 10
+LOG_SPAN = 30.0
+"""Where the 99th percentile lies this many times above the first, a linear axis shows one bar; the report has the same rule."""
 _NO_MEASURE = ("near_duplicate.group",)
 """Integers that name a row."""
 
@@ -115,14 +117,19 @@ class Ledger:
         return Spread(len(mine), len(scored), found)
 
     def bins(self, values: npt.NDArray[np.float64]) -> list[Bin]:
-        """A histogram between the 2nd and the 98th percentile, open at both ends; none where all values are one."""
+        """A histogram between the 2nd and the 98th percentile, open at both ends; none where all values are one.
+
+        Positive values that are spread over a wide range get borders at equal ratios.
+        """
         scored = np.isfinite(values)
         if not scored.any():
             return []
         low, high = np.quantile(values[scored], (0.02, 0.98))
         if low == high:
             return []
-        edges = np.linspace(low, high, BINS - 1)
+        first, last = np.quantile(values[scored], (0.01, 0.99))
+        is_wide = values[scored].min() > 0 and last > LOG_SPAN * first
+        edges = (np.geomspace if is_wide else np.linspace)(low, high, BINS - 1)
         place = np.searchsorted(edges, values[scored], side="right")
         kept = np.bincount(place[self.kept[scored]], minlength=BINS)
         rejected = np.bincount(place[~self.kept[scored]], minlength=BINS)

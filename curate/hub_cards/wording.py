@@ -17,6 +17,12 @@ GROUPS = {
     "source": "rows of the same source",
     "dataset": "all rows",
 }
+_RANKED = {
+    "prompt": "answers to one prompt",
+    "stratum": "rows of one source and like length",
+    "source": "rows of one source",
+    "dataset": "all rows",
+}
 _PATH = re.compile(r"(?<![\w:/.<])(?:~?/|[A-Za-z]:\\)(?:[^\s/\\'\"`;,()]+[/\\])+([^\s/\\'\"`;,()]+)[/\\]?")
 _ORDER = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", "unscored", "trial")
 SETTINGS = {
@@ -146,8 +152,10 @@ def in_words(step: Mapping[str, Any]) -> Inert:
         return Inert("rows go that repeat much of some test question")
     if word in ("keep", "best_of"):
         end = "lowest" if given.get("lowest") is not None else "highest"
-        among = GROUPS.get(str((given.get("within") or ["dataset"])[0]), "all rows")
-        return Inert(f"of {among}, the {code(given.get(end, ''))} with the {end} {field} stay")
+        within = given.get("within") or [{"keep": "dataset", "best_of": "prompt"}[word]]
+        among = "; else ".join(_RANKED.get(str(group)) or code(group) for group in within)
+        amount = "half" if given.get(end) in ("50%", 0.5) else code(given.get(end, ""))
+        return Inert(f"of the rows compared ({among}), the {amount} with the {end} {field} stay")
     if word == "sample":
         return Inert(f"a random {code(given.get('keep', ''))} stays, whatever its scores")
     if word == "mix":
@@ -214,12 +222,34 @@ def chart(bins: Sequence[Bin]) -> Inert:
     return inert.fence("\n".join(lines), most=5_000)
 
 
+# A call or a formula over names is one thing to read: `exp(content_nll - unconditional_nll)`.
+_FORMULA = re.compile(r"\b\w+\([^()\s]*_[^()]*\)|\b\w+(?: [-+*/] \w+)*(?: [-+*/] \w*_\w+)(?: [-+*/] \w+)*|\b\w*_\w*[^\W_]\w*\b")
+
+
 def meaning_of(field: str) -> Inert | None:
     """What a filter's data sheet says of an output, up to its first full stop; None where there is none."""
     name, _, output = field.partition(".")
     filter_class = known_filters().get(name)
     sheet = inspect.getdoc(filter_class) if filter_class else None
-    found = re.search(rf"^( +){re.escape(output)}: (.+(?:\n\1 +.+)*)", sheet or "", re.MULTILINE)
+    text = _sheet_line(sheet or "", output)
+    if text is None:
+        return None
+    if (like := re.match(r"as (\w+),", text)) and like[1] != output and (meant := _sheet_line(sheet or "", like[1])):
+        text = f"{text}; {like[1]} is the {meant}"
+    return prose(_whole_spans(text))
+
+
+def _sheet_line(sheet: str, output: str) -> str | None:
+    """The beginning of an output's entry in a data sheet."""
+    found = re.search(rf"^( +){re.escape(output)}: (.+(?:\n\1 +.+)*)", sheet, re.MULTILINE)
     if found is None:
         return None
-    return prose(re.split(r"(?<=[^.].)\. |: |, in [\[(]", " ".join(found[2].split()))[0].rstrip("."))
+    return re.split(r"(?<=[^.].)\. |: |, in [\[(]", " ".join(found[2].split()))[0].rstrip(".")
+
+
+def _whole_spans(text: str) -> str:
+    """A data sheet's sentence without emphasis, and with every name or formula between back quotes of its own."""
+    parts = re.sub(r"(?<!\w)\*(\w[^*`]*)\*(?!\w)", r"\1", text).split("`")
+    if len(parts) % 2 == 0:  # a lone back quote marks nothing
+        return text
+    return "`".join(part if place % 2 else _FORMULA.sub(r"`\g<0>`", part) for place, part in enumerate(parts))

@@ -29,7 +29,8 @@ from curate.errors import UsageError
 from curate.hub_cards import render, render_card
 from curate.hub_cards.header import FIELDS, LICENSES, header_fields
 from curate.hub_cards.inert import SIZES, bar, code, number, prose, share, table
-from curate.hub_cards.wording import without_paths
+from curate.hub_cards.ledger import BINS, Ledger
+from curate.hub_cards.wording import in_words, meaning_of, without_paths
 from curate.recipes import load_recipe
 from curate.recipes.schema import shipped_recipes
 
@@ -326,6 +327,37 @@ def test_many_sources_are_summed_up(tmp_path: Path) -> None:
     card = render_card(out, facts_of(out))
     assert "| 10 more sources | 10 |" in card
     assert "and 10 more." in card
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("perplexity.ifd", "difficulty, `exp(content_nll - unconditional_nll)`, a ratio of perplexities; above 1"),
+        ("ifd.loss_ratio", "`content_nll` over `unconditional_nll`, the ratio of losses that"),
+        ("ifd.information", "`unconditional_nll - content_nll`, in nats per token"),
+        ("perplexity.content_nll", "as nll, over the verbatim completion alone; nll is the mean negative log-likelihood"),
+    ],
+)
+def test_what_a_score_is_stands_in_whole_code_spans(field: str, told: str) -> None:
+    meaning = meaning_of(field)
+    assert meaning is not None
+    assert told in meaning
+    assert "*" not in meaning
+
+
+def test_positive_scores_over_a_wide_range_get_logarithmic_bins(out: Path) -> None:
+    ledger = Ledger(out / "selection" / "ledger.parquet")
+    values = np.geomspace(0.01, 100, ledger.count)
+    counts = [one.kept + one.rejected for one in ledger.bins(values)]
+    assert max(counts) <= 2 * ledger.count / BINS
+    assert ledger.bins(-values)[1].low == pytest.approx(-np.quantile(values, 0.98))
+
+
+def test_a_ranking_step_says_among_which_rows_it_ranked() -> None:
+    step = {"keep": {"field": "given.value", "lowest": "50%", "within": ["prompt", "stratum"]}}
+    among = "answers to one prompt; else rows of one source and like length"
+    assert in_words(step) == f"of the rows compared ({among}), the half with the lowest `given.value` stay"
+    assert "the `2` with the highest" in in_words({"best_of": {"field": "given.value", "highest": 2}})
 
 
 # --- trial and calibration ---
