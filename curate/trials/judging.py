@@ -179,6 +179,7 @@ def _report(judging: Judging, facts: Mapping[str, Any]) -> TrialReport:
             task=task,
             margin=facts["margin"],
             trained=judging.contrast(control, BASE, task, reading=reading) if has_base else None,
+            treated_trained=judging.contrast(treated, BASE, task, reading=reading) if has_base else None,
             tried=TRIED[facts["protocol"]],
         )
     verdict = combine(verdicts["strict"], verdicts["lenient"])

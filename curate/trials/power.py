@@ -38,7 +38,9 @@ def power_before(test_set: str, conditions: str, *, seeds: int, items: int) -> d
     estimate that fell below, and would promise too much. Else by assumed ones.
     """
     components = stated_components(ASSUMED_ACCURACY)
-    source = f"assumed variances (accuracy {ASSUMED_ACCURACY:.0%}, seed standard deviation 1.6 points as recorded elsewhere)"
+    source = (
+        f"assumed variances (accuracy {100 * ASSUMED_ACCURACY:g} %, seed standard deviation 1.6 points as recorded elsewhere)"
+    )
     found = components_before(test_set, conditions)
     if found is not None:
         with contextlib.suppress(TypeError):  # another version noted other names
@@ -49,14 +51,18 @@ def power_before(test_set: str, conditions: str, *, seeds: int, items: int) -> d
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:
-    """`with ..., 5 seeds and 1,319 items find a difference of 4.3 points in 80 % of trials; ...`."""
+    """`with ..., 5 seeds and 1,319 items find a difference of 4.3 points in 80 % of trials, smaller ones less often; ...`."""
     found = power["detectable"]
+    if found is not None and found > 1:  # more points than there are
+        found = None
     size = "no difference" if found is None else f"a difference of {100 * found:.1f} points"
-    needed = ", ".join(
-        f"{100 * float(effect):g} points {f'more than {MOST_SEEDS}' if seeds is None else seeds}"
+    # Without the clause a smaller difference that a verdict rests on looks like a contradiction.
+    smaller = "" if found is None else ", smaller ones less often"
+    needed = "; ".join(
+        f"for {100 * float(effect):g} points: {f'more than {MOST_SEEDS}' if seeds is None else seeds}"
         for effect, seeds in power["seeds_needed"].items()
     )
     return (
-        f"by {power['source']}, {power['seeds']} seeds and {power['items']:,} items find {size} in 80 % of trials; "
-        f"seeds needed: {needed}"
+        f"by {power['source']}, {power['seeds']} seeds and {power['items']:,} items find {size} in 80 % of trials{smaller}; "
+        f"seeds needed {needed}"
     )

@@ -37,6 +37,7 @@ def judge(
     task: str,
     margin: float,
     trained: Contrast | None,
+    treated_trained: Contrast | None = None,
     tried: str = TRIED["single"],
 ) -> Verdict:
     """The verdict on treated less control, on the task stated beforehand.
@@ -52,11 +53,10 @@ def judge(
     if margin < 0:
         raise ValueError(f"margin is {margin}; it is a loss that is accepted, 0 or more")
     word = _word(primary, margin, trained)
-    return Verdict(
-        word,
-        f"{_finding(primary, treated, control, task)}: {_conclusion(word, control, margin, tried)}.",
-        _reasons(primary, word, control, trained),
-    )
+    claim = _finding(primary, treated, control, task) + _conclusion(word, control, margin, tried)
+    if word in ("helped", "hurt"):
+        claim += _caveat(primary, trained, treated_trained)
+    return Verdict(word, f"{claim}.", _reasons(primary, word, control, trained))
 
 
 def _word(primary: Contrast, margin: float, trained: Contrast | None) -> Word:
@@ -82,12 +82,24 @@ def _finding(contrast: Contrast, treated: str, control: str, task: str) -> str:
 
 def _conclusion(word: Word, control: str, margin: float, tried: str) -> str:
     return {
-        "helped": f"{tried} helped",
-        "hurt": f"{tried} hurt",
-        "no worse": f"no worse, by the stated margin of {_points(margin)} points",
-        "cannot tell": "this trial cannot tell",
-        "not trained enough to judge": f"`{control}` cannot be told from the untrained model: not trained enough to judge",
+        "helped": f": {tried} helped",
+        "hurt": f": {tried} hurt",
+        "no worse": f": no worse, by the stated margin of {_points(margin)} points",
+        "cannot tell": ": this trial cannot tell",
+        "not trained enough to judge": (
+            f", and `{control}` cannot be told from the untrained model, so this says nothing about {tried}"
+        ),
     }[word]
+
+
+def _caveat(primary: Contrast, trained: Contrast | None, treated_trained: Contrast | None) -> str:
+    """What weakens a claim so much that it must not stand without it."""
+    found = []
+    if not any(one is None or one.excludes_zero for one in (trained, treated_trained)):
+        found.append("neither arm can be told from the untrained model")
+    if min(primary.seeds) < FEW_SEEDS:
+        found.append(f"with fewer than {FEW_SEEDS} seeds their spread is hardly known")
+    return f"; but {' and '.join(found)}" if found else ""
 
 
 def _reasons(primary: Contrast, word: Word, control: str, trained: Contrast | None) -> tuple[str, ...]:

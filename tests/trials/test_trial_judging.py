@@ -404,9 +404,11 @@ def test_what_can_be_found_is_a_sentence() -> None:
     components = Components(seed_treated=1e-4, seed_control=1e-4, item=0.01, noise=0.1)
     told = power_sentence(power_facts(components, seeds=5, items=1000, source="a guess"))
     assert told.startswith("by a guess, 5 seeds and 1,000 items find a difference of ")
-    assert "in 80 % of trials; seeds needed: 2 points" in told
+    assert "points in 80 % of trials, smaller ones less often; seeds needed for 2 points: " in told
+    assert "; for 5 points: " in told
     hopeless = power_facts(Components(1.0, 1.0, 1.0, 1.0), seeds=2, items=3, source="s")
-    assert "2 points more than 100" in power_sentence(hopeless)
+    told = power_sentence(hopeless)
+    assert "find no difference in 80 % of trials; seeds needed for 2 points: more than 100; for 3 points: more than 100" in told
 
 
 def test_a_run_without_a_result_is_an_error(tmp_path: Path) -> None:

@@ -58,6 +58,30 @@ def test_the_sentence_is_fit_for_a_card() -> None:
     assert "by the stated margin of 1.0 points." in verdict(found(-0.005, 0.02)).sentence
 
 
+def test_what_was_not_trained_enough_is_said_once() -> None:
+    assert verdict(found(-0.02, 0.02), UNTRAINED).sentence == (
+        "`curated` scored the same as `random-clean` on gsm8k-test (95 % interval -2.0 to 2.0; 5 seeds, 1,319 items), "
+        "and `random-clean` cannot be told from the untrained model, so this says nothing about the filter."
+    )
+
+
+@pytest.mark.parametrize("low", [0.01, -0.05], ids=["helped", "hurt"])
+def test_a_claim_holds_what_weakens_it(low: float) -> None:
+    def sentence(control: Contrast | None, treated: Contrast | None, seeds: int = 5) -> str:
+        primary = found(low, low + 0.04, seeds=(seeds, seeds))
+        return judge(
+            primary, treated="a", control="b", task="t", margin=0.01, trained=control, treated_trained=treated
+        ).sentence.partition(": the filter ")[2]
+
+    word = "helped" if low > 0 else "hurt"
+    assert sentence(UNTRAINED, UNTRAINED) == f"{word}; but neither arm can be told from the untrained model."
+    assert sentence(UNTRAINED, TRAINED) == sentence(TRAINED, UNTRAINED) == sentence(None, None) == f"{word}."
+    assert sentence(TRAINED, TRAINED, 2) == f"{word}; but with fewer than 3 seeds their spread is hardly known."
+    assert sentence(UNTRAINED, UNTRAINED, 2) == (
+        f"{word}; but neither arm can be told from the untrained model and with fewer than 3 seeds their spread is hardly known."
+    )
+
+
 def test_a_bound_close_to_zero_shows_its_side() -> None:
     assert "interval 0.03 to 2.0;" in verdict(found(0.0003, 0.02)).sentence
 
