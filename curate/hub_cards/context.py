@@ -69,7 +69,7 @@ class _Run:
         self.rows = RowStore(out / "rows")
         self.ledger = Ledger(out / "selection" / "ledger.parquet")
         self.source: Mapping[str, Any] = facts.get("source") or {}
-        self.trials = Trials(out, facts, self.steps)
+        self.trials = Trials(out, facts, decision["recipe"])
 
     def context(self, with_examples: bool) -> dict[str, Any]:
         name = None if self.repo is None else self.repo.partition("/")[2]

@@ -378,9 +378,35 @@ def test_the_trials_sentence_stands_on_the_card_whatever_it_is(out: Path, tmp_pa
     save_trial(run, data)
     card = render_card(run, facts_of(run))
     assert f"> **hurt**: {sentence}" in card
-    assert "| Tested by training | hurt |" in card
-    assert "- Note: fewer than 3 seeds" in card
+    assert "| Tested by training | hurt (2 seeds; see the caveats below) |" in card
+    assert card.count("fewer than 3 seeds") == 1
     assert "No trial was run" not in card
+
+
+def test_caveats_of_a_trial_stand_beside_its_word(out: Path, tmp_path: Path) -> None:
+    run = copy_of(out, tmp_path)
+    data = trial_of(run)
+    effect = {"task": "plain", "word": "cannot tell", "difference": 0.02, "low": -0.03, "high": 0.07}
+    data["contrasts"] = [{"kind": "trained", "treated": arm, "control": "base", **effect} for arm in ("random", "curated")]
+    data["plan"] |= {"seeds": [0, 1], "training": {"steps": 12}}
+    save_trial(run, data)
+    card = render_card(run, facts_of(run))
+    assert "- `random` and `curated` cannot be told from the untrained model: " in card
+    assert "- the trial ran with other settings than the recipe says: `seeds` `2` where it says `5`; " in card
+    assert "`steps` `12` where it says nothing" in card
+    assert "| `curated` less `base` | cannot tell | +2.0 | -3.0 to +7.0 |" in card
+
+
+def test_a_trial_as_the_recipe_says_has_no_caveats(out: Path, tmp_path: Path) -> None:
+    run = copy_of(out, tmp_path)
+    data = trial_of(run)
+    data["scores"] = [{**score, "strict": [0.5] * 5} for score in data["scores"]]
+    recipe = facts_of(run)["recipe"]
+    data["plan"] |= {"seeds": list(range(5)), "recipe": recipe, "training": recipe["trial"]["training"]}
+    save_trial(run, data)
+    card = render_card(run, facts_of(run))
+    assert "| Tested by training | plain (5 seeds) |" in card
+    assert "Caveats" not in card
 
 
 def test_a_trial_of_other_steps_is_not_told(out: Path, tmp_path: Path) -> None:
