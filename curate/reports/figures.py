@@ -23,6 +23,9 @@ LOG_SPAN = 30.0
 FAMILIARITY = ("perplexity.content_nll", "self_aligned.content_nll", "perplexity.nll")
 DIVERSITY = ("self_bleu.self_bleu", "distinct.distinct_2", "compression.ratio", "consensus.chrf")
 HUMANNESS = ("learned_detector.log_odds", "detector_model.log_odds", "detectors.fast_detect", "detectors.lrr")
+TRUE_IS_GOOD = ("errors.contains_gold", "unit_tests.passed")
+FORMAT_FINDINGS = ("errors.strict_wrong",)
+"""What only says in which form an answer stands; `errors.wrong` is the finding about the answer."""
 LABELS = {
     "perplexity.content_nll": "surprise, nats per token (left: more familiar)",
     "perplexity.nll": "surprise, nats per token (left: more familiar)",
@@ -228,7 +231,7 @@ def _by_source(run: RunData) -> list[dict[str, Any]]:
 
 
 def flags(run: RunData) -> list[dict[str, Any]]:
-    """Every yes-or-no finding: rows that have it, and how many of them are kept."""
+    """Every yes-or-no finding: rows that have it, how many of them are kept, and what kind it is: defect, format or good."""
     found = []
     for field in run.fields:
         if field.kind != "flag":
@@ -239,6 +242,7 @@ def flags(run: RunData) -> list[dict[str, Any]]:
             {
                 "field": field.name,
                 "what": field.what,
+                "kind": "good" if field.name in TRUE_IS_GOOD else "format" if field.name in FORMAT_FINDINGS else "defect",
                 "asked": int(column.valid.sum()),
                 "found": int(has.sum()),
                 "kept": int((has & run.kept).sum()),

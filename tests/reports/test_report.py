@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from report_runs import SHOWN, Page, hostile_run, plain_run
-from workshop import some_rows, tree
+from workshop import recipe_file, record, some_rows, tree, write_rows
 
 import curate
 from curate.errors import IntegrityError, UsageError
@@ -66,6 +66,17 @@ def test_refused_rows_are_counted_and_shown(tmp_path: Path) -> None:
     found = Page(write_report(out))
     assert (found.figure("refused"), found.figure("rows read")) == (1, 13)
     assert "Refused rows" in found.text
+
+
+def test_good_signs_and_findings_of_format_do_not_look_like_defects(tmp_path: Path) -> None:
+    rows = [record(f"Where is it? {n}", f"It is in Paris or so {n}", gold="Paris") for n in range(6)]
+    recipe = recipe_file(tmp_path / "r.yaml", ["deduplicate: exact"], filters="{errors: {}}")
+    out = curate.run(recipe, write_rows(tmp_path / "data.jsonl", rows), out=tmp_path / "out").out
+    text = Page(write_report(out)).text
+    defects, good = text.partition("Good signs Here true is better.")[::2]
+    assert "errors.contains_gold" in good
+    assert "errors.contains_gold gold is" not in defects
+    assert "errors.strict_wrong A format finding, no error by itself:" in defects
 
 
 def test_the_data_in_the_page_is_that_of_the_ledger(plain: Path, shown: Page) -> None:
