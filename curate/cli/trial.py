@@ -69,6 +69,7 @@ def trial(
         trials.check_format(plot)
     if rescore:
         _refuse_others(context)
+    budget_s = None if budget is None else trials.parse_duration(budget)
     load_plugins(plugins)
     model, request = target(options), trial_request(options)
     with progress.shown():
@@ -77,10 +78,10 @@ def trial(
         else:
             folder, tried = pipeline.folder_to_try(out, recipe, model)
             preparation = trials.prepare(folder, tried, model=model, request=request)
-            if dry_run or budget is not None:
+            if dry_run or budget_s is not None:
                 cost = trials.quote_trial(preparation)
-                if budget is not None:
-                    preparation, cost = trials.within_budget(preparation, cost, trials.parse_duration(budget))
+                if budget_s is not None:
+                    preparation, cost = trials.within_budget(preparation, cost, budget_s)
                 if dry_run:
                     print_json(cost.to_dict()) if as_json else show_cost(cost)
                     return

@@ -59,12 +59,16 @@ def show_cost(cost: "Cost") -> None:
     rows = [
         ["arms", f"{len(cost.arms)}", plain(", ".join(cost.arms))],
         ["seeds", f"{cost.seeds}", ""],
-        ["trainings", f"{cost.runs:,}", f"{cost.done:,} runs are done already" if cost.done else ""],
+        ["trainings", f"{cost.runs:,}", f"{cost.done:,} done, {cost.runs - cost.done:,} left" if cost.done else ""],
         ["optimiser steps", f"{cost.steps:,}", f"{cost.probe.step_s:.2f} s each, measured"],
         ["completion tokens trained on", f"{cost.tokens:,}", ""],
         ["memory", f"{cost.memory_bytes / 1e9:.1f} GB", f"{cost.jobs} at once"],
         ["time", duration(cost.seconds), "from the probe; what else runs here changes it"],
-        *([["time of all runs", duration(cost.whole_seconds), "the budget is held against this"]] if cost.done else []),
+        *(
+            [["time of all runs", duration(cost.whole_seconds), "the budget is held against this"]]
+            if cost.seconds < cost.whole_seconds
+            else []
+        ),
     ]
     _print_table(out, ["this trial", "", "note"], rows, numbers_from=9, whole=(1,))
     out.print(power_sentence(cost.power))

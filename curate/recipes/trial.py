@@ -17,6 +17,8 @@ _NAMED_ARM = re.compile(r"source:.+|after:[1-9][0-9]?")
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Strict(), Field(ge=1)]
+MOST_STEPS = 1_000_000
+"""Optimiser steps of one training: which row comes when is drawn for all of them beforehand."""
 Part = Annotated[float, Strict(), Field(ge=0, lt=1, allow_inf_nan=False)]
 Rates = Annotated[tuple[Rate, ...], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))]
 
@@ -49,11 +51,18 @@ class Training(TrialModel):
     """Rows per forward pass and device; default: the batch on a CPU, 8 on a GPU. Gradients are accumulated to `batch`."""
     epochs: Positive | None = 3.0
     steps: Count | None = None
-    """Optimiser steps, in place of epochs. All arms take those of the curated one, but for `full-epochs`."""
+    """Optimiser steps, in place of epochs, a million at most. All arms take those of the curated one, but for `full-epochs`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device has it, else float32."""
     config: str | dict[str, Any] | None = None
     """For `from_scratch`: a `config.json`, a model folder or Hub id, or the configuration itself; default: that of the model."""
+
+    @field_validator("steps")
+    @classmethod
+    def _not_too_many(cls, value: int | None) -> int | None:
+        if value is not None and value > MOST_STEPS:
+            raise ValueError(f"at most {MOST_STEPS:,} steps can be trained")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +83,11 @@ class Training(TrialModel):
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide the batch of {self.batch}")
         return self
+
+    @property
+    def length(self) -> str:
+        """`4 steps` or `3 epochs`."""
+        return f"{self.steps:,} steps" if self.steps is not None else f"{self.epochs:g} epochs"
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -157,6 +171,23 @@ class TrialSettings(TrialModel):
         if self.protocol == "progressive":
             return self.shares or tuple(float(Fraction(tenth, 10)) for tenth in range(1, 11))
         return self.shares or (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    def unlike(self, own: Self) -> list[str]:
+        """What is set otherwise than in `own`, in words: `seeds 2 (recipe: 5)`. Tasks and arms are seen in any report."""
+        seen = ("training", "tasks", "primary_task", "against")
+        names = [name for name in type(self).model_fields if name not in seen]
+        pairs = [(name, getattr(self, name), getattr(own, name)) for name in names]
+        mine, its = self.training, own.training
+        pairs.append(("training", mine.length, its.length))
+        names = [name for name in Training.model_fields if name not in ("steps", "epochs")]
+        pairs += [(name, getattr(mine, name), getattr(its, name)) for name in names]
+        return [f"{name} {_told(value)} (recipe: {_told(other)})" for name, value, other in pairs if value != other]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_told, value)) or "none"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def known_arms() -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Which rows every arm trains on. All arms but `full` and those of a poor source hold as many rows as the curated one."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from curate.annotations import Annotations
 from curate.errors import RecipeError, near_miss
 from curate.recipes import Recipe, load_recipe
 from curate.recipes.schema import Order, Ranking
+from curate.recipes.trial import ARMS, known_arms
 from curate.selection import Selection, select
 from curate.selection.frame import Floats, Frame, Ints
 from curate.selection.steps import random_keys
@@ -250,6 +253,13 @@ class Arms:
 
     def _of_recipe(self, name: str, seed: int) -> Ints:
         if name not in self._other:
+            is_file = "/" in name or name.endswith((".yaml", ".yml")) or Path(name).is_file()
+            if not is_file and name not in known_arms():
+                near = difflib.get_close_matches(name, known_arms(), n=1)
+                raise RecipeError(
+                    f"trial: {name!r} is no arm and no recipe; {f'did you mean {near[0]!r}? ' if near else ''}arms are "
+                    f"{', '.join(ARMS)}, after:N, source:NAME, and any recipe"
+                )
             other = select(self.annotations, load_recipe(name), model=self.model, among=lambda _: self.pool.trainable)
             self._other[name] = np.flatnonzero(other.kept)
         return self._at_most(self._other[name], seed)
@@ -322,7 +332,7 @@ def _members(cells: Ints) -> Sequence[Ints]:
 def training_sequence(draw: Draw, count: int, seed: int) -> Ints:
     """Rows as the trainer sees them, `count` in all: one permutation after the other, or the given order again and again."""
     generator = np.random.default_rng([seed, 0x7E])
-    rounds: list[Ints] = []
-    while sum(map(len, rounds)) < count:
-        rounds.append(draw.rows if draw.is_ordered else generator.permutation(draw.rows))
-    return np.concatenate(rounds)[:count]
+    found = np.empty(count, dtype=draw.rows.dtype)
+    for at in range(0, count, len(draw.rows)):
+        found[at : at + len(draw.rows)] = (draw.rows if draw.is_ordered else generator.permutation(draw.rows))[: count - at]
+    return found

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PROBE, ASIDE = "probe.json", ".probe-"
 TIMED_STEPS = 3
+MOST_UNTOLD = 2_000_000
+"""Rows of one training, with repetitions, up to which drawing them takes too short a time to speak of."""
 FEWEST_SEEDS = 3
 """A budget never shrinks a trial below these: with two seeds their spread is hardly known."""
 
@@ -64,7 +66,7 @@ class Cost:
     tokens: int
     """Completion tokens trained on, over all runs."""
     done: int
-    """Runs that are finished already."""
+    """Trainings, of `runs`, that are finished already."""
     jobs: int
     seconds: float
     """What is left."""
@@ -90,14 +92,14 @@ def quote_trial(preparation: Preparation) -> Cost:
     chosen = chosen_rate(preparation.trial_of(pilots)) if pilots else None
     # Until the pilots are done any rate stands for theirs: runs of it are not those that will be judged.
     is_known = chosen is not None or not pilots
-    made = preparation.runs(preparation.settings.training.learning_rate[0] if chosen is None else chosen[0])
+    made, first = _drawn(preparation, preparation.settings.training.learning_rate[0] if chosen is None else chosen[0])
     with _fs.run_folder(preparation.out):
-        probe = _probe(preparation, next(pair for pair in made if pair[0].steps))
-    different = list({run.key: run for run in (*pilots, *(run for run, _ in made))}.values())
+        probe = _probe(preparation, first)
+    different = list({run.key: run for run in (*pilots, *made)}.values())
     trial = preparation.trial_of(different)
     todo = [run for run in different if not trial.is_done(run) or not (is_known or run.is_pilot or not run.steps)]
     items = sum(len(items) for _, items in preparation.tasks)
-    notes = list(preparation.notes)
+    notes = [*preparation.departures, *preparation.notes]
     if preparation.request.eval_command is not None:
         notes.append("the time that --eval-command takes is not in it")
     return Cost(
@@ -106,7 +108,7 @@ def quote_trial(preparation: Preparation) -> Cost:
         runs=sum(run.steps > 0 for run in different),
         steps=sum(run.steps for run in different),
         tokens=sum(run.tokens for run in different),
-        done=len(different) - len(todo),
+        done=sum(run.steps > 0 for run in different) - sum(run.steps > 0 for run in todo),
         jobs=preparation.jobs,
         seconds=_seconds(todo, probe, preparation.jobs, items),
         whole_seconds=_seconds(different, probe, preparation.jobs, items),
@@ -115,6 +117,20 @@ def quote_trial(preparation: Preparation) -> Cost:
         power=preparation.power,
         notes=notes,
     )
+
+
+def _drawn(preparation: Preparation, rate: float) -> tuple[list[Run], tuple[Run, "npt.NDArray[np.int64]"]]:
+    """All runs, and the first that trains with its rows; those of the others are not kept. Says how far it is where it takes."""
+    rows = preparation.steps * preparation.settings.training.batch
+    made: list[Run] = []
+    first: tuple[Run, npt.NDArray[np.int64]] | None = None
+    with progress.measuring("drawing rows") if rows > MOST_UNTOLD else contextlib.nullcontext():
+        for run, sequence in preparation.each_run(rate):
+            made.append(run)
+            first = first or ((run, sequence) if run.steps else None)
+            progress.tick(rows=len(sequence))
+    assert first is not None
+    return made, first
 
 
 def _seconds(runs: Sequence[Run], probe: Probe, jobs: int, items: int) -> float:
@@ -167,7 +183,7 @@ def _again(preparation: Preparation, *, note: str, **changed: Any) -> Preparatio
 def _probe(preparation: Preparation, made: tuple[Run, "npt.NDArray[np.int64]"]) -> Probe:
     """Measured once for all that its figures depend on: what the first run's key holds but for its rate, and the jobs."""
     run, sequence = made
-    key = f"{preparation.plan.key_of(sequence.tolist(), steps=run.steps, rate=0.0, seed=run.seed)}-{preparation.jobs}"
+    key = f"{preparation.plan.key_of(sequence, steps=run.steps, rate=0.0, seed=run.seed)}-{preparation.jobs}"
     path = preparation.folder.parent / PROBE
     known: dict[str, Any] = _fs.read_json(path) if path.exists() else {}
     if key not in known:

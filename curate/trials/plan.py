@@ -1,10 +1,14 @@
 """What a trial is going to do, frozen before the first step: arms, runs and settings, on disk and on every worker."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from curate import _fs
 from curate.examples import stable_hash
@@ -12,6 +16,8 @@ from curate.filters import Likelihood, build_filter
 from curate.recipes.trial import Training
 
 PLAN, RESULT, DONE = "plan.json", "result.json", "done.json"
+MOST_LISTED = 1 << 20
+"""Rows of a training, with repetitions, up to which its key holds them one by one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,9 @@ class Plan:
             task["task"] = {name: value for name, value in task["task"].items() if name not in ("data", "revision")}
         return found
 
-    def key_of(self, sequence: Sequence[int], *, steps: int, rate: float, seed: int, is_pilot: bool = False) -> str:
+    def key_of(
+        self, sequence: Sequence[int] | npt.NDArray[np.int64], *, steps: int, rate: float, seed: int, is_pilot: bool = False
+    ) -> str:
         """The key of a run: arms and seeds of the trial are not in it, so a trial with more of them trains only what is new."""
         others = ("recipe", "annotations", "arms", "seeds", "training")
         common = {name: value for name, value in self._without_places().items() if name not in others}
@@ -80,7 +88,10 @@ class Plan:
         if not steps:  # the model as it is; only one from scratch depends on a seed
             own = seed if how["method"] == "from_scratch" else 0
             return stable_hash([common, how["method"], how["config"], how["precision"], own])[:12]
-        return stable_hash([common, how, list(sequence), steps, rate, seed, is_pilot])[:12]
+        rows = np.asarray(sequence, dtype=np.int64)
+        # As text, tens of millions of rows take a minute. Shorter lists stay text: their keys name runs that are there.
+        told = rows.tolist() if len(rows) <= MOST_LISTED else hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+        return stable_hash([common, how, told, steps, rate, seed, is_pilot])[:12]
 
     def likelihood(self) -> Likelihood:
         """The filter that knows model, template and length."""

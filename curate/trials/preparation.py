@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from curate.filters.base import first_complaint
 from curate.likelihood import model_identity
 from curate.recipes import Recipe, load_recipe
 from curate.recipes.schema import TARGET
-from curate.recipes.trial import TrialSettings
+from curate.recipes.trial import MOST_STEPS, TrialSettings
 from curate.rows import RowStore
 from curate.trials.arms import (
     BASE,
@@ -179,6 +179,12 @@ class Preparation:
         return 1 if self.request.processes > 1 or self.plan.threads > 1 else _affordable_jobs(self.likelihood)
 
     @property
+    def departures(self) -> list[str]:
+        """What is told where the caller asked for another trial than the recipe describes."""
+        other = self.settings.unlike(self.recipe.trial)
+        return [f"not the recipe's own trial: {'; '.join(other)}"] if other else []
+
+    @property
     def power(self) -> dict[str, Any]:
         """What the trial is going to be able to find, on its primary task."""
         task, items = self.tasks[0]
@@ -197,14 +203,16 @@ class Preparation:
 
     def runs(self, rate: float) -> list[tuple[Run, npt.NDArray[np.int64]]]:
         """All runs that are judged, one seed after the other, so that a trial that is stopped has whole seeds."""
-        found = [self._run(self.arms.draw(arm, seed), rate) for seed in self.seeds for arm in self.names if arm != BASE]
+        return list(self.each_run(rate))
+
+    def each_run(self, rate: float) -> Iterator[tuple[Run, npt.NDArray[np.int64]]]:
+        """The same one by one: of a long training the rows take hundreds of megabytes."""
         if BASE in self.names:
-            nothing = np.zeros(0, dtype=np.int64)
             key = self.plan.key_of([], steps=0, rate=0.0, seed=self.seeds[0])
-            found.insert(
-                0, (Run(BASE, self.seeds[0], rows=0, tokens=0, truncated=0, steps=0, learning_rate=0.0, key=key), nothing)
-            )
-        return found
+            run = Run(BASE, self.seeds[0], rows=0, tokens=0, truncated=0, steps=0, learning_rate=0.0, key=key)
+            yield run, np.zeros(0, dtype=np.int64)
+        for seed in self.seeds:
+            yield from (self._run(self.arms.draw(arm, seed), rate) for arm in self.names if arm != BASE)
 
     def _run(self, draw: Draw, rate: float, *, is_pilot: bool = False) -> tuple[Run, npt.NDArray[np.int64]]:
         steps = self.steps_of(draw)
@@ -217,7 +225,7 @@ class Preparation:
             truncated=int(self.pool.truncated[draw.rows].sum()),
             steps=steps,
             learning_rate=rate,
-            key=self.plan.key_of(sequence.tolist(), steps=steps, rate=rate, seed=draw.seed, is_pilot=is_pilot),
+            key=self.plan.key_of(sequence, steps=steps, rate=rate, seed=draw.seed, is_pilot=is_pilot),
             is_pilot=is_pilot,
         )
         return run, sequence
@@ -249,7 +257,7 @@ class Preparation:
 
     def limits(self, runs: Sequence[Run]) -> list[str]:
         """What makes arms differ beside what was chosen."""
-        found = list(self.notes)
+        found = [*self.departures, *self.notes]
         first, second = self.primary
         if first == CURATED and self.arms.orders:
             found.append(
@@ -362,6 +370,10 @@ def prepare(
     if settings.training.batch % request.processes:
         raise UsageError(
             f"trial: a batch of {settings.training.batch} cannot be dealt to {request.processes} processes; choose a multiple"
+        )
+    if preparation.steps > MOST_STEPS:  # of epochs: `steps` are bounded where they are read
+        raise UsageError(
+            f"trial: {settings.training.epochs:g} epochs are {preparation.steps:,} steps, at most {MOST_STEPS:,} can be"
         )
     _check_arms(preparation)
     if preparation.plan.threads > 1 and (before := preparation.made_with_other_threads()):

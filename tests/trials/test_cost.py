@@ -1,5 +1,6 @@
 """What a trial costs, and how it is made to fit a budget."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def test_what_is_done_is_not_paid_for_again(tmp_path: Path, measured: list[int])
     before = quote_trial(preparation)
     finish(preparation, first=3)
     after = quote_trial(preparation)
-    assert (before.done, after.done, before.runs) == (0, 3, after.runs)
+    assert (before.done, after.done, before.runs) == (0, 2, after.runs)  # the third is the untrained model
     assert after.seconds < before.seconds
     assert before.seconds == before.whole_seconds == after.whole_seconds
 
@@ -138,13 +139,13 @@ def test_what_a_killed_quote_left_is_removed(tmp_path: Path, measured: list[int]
 def test_a_finished_choice_of_the_rate_is_quoted(tmp_path: Path, measured: list[int]) -> None:
     preparation = prepared(run_folder(tmp_path, questions(30)), training={**TRAINING, "learning_rate": [1e-3, 2e-3]})
     finish(preparation, 2e-3)
-    assert quote_trial(preparation).done == 1  # the untrained model: whether 2e-3 is what is chosen, nobody knows yet
+    assert quote_trial(preparation).done == 0  # whether 2e-3 is what is chosen, nobody knows yet
     pilots = preparation.commit(preparation.pilots())
     for run, loss in zip(pilots.runs, (3.0, 2.0), strict=True):
         _fs.commit_json(pilots.path(run) / RESULT, {"held_out": {"validation": {"nll_sum": loss, "tokens": 1}}})
         _fs.commit_json(pilots.path(run) / DONE, {"key": run.key})
     found = quote_trial(preparation)
-    assert (found.seconds, found.done) == (0, found.runs + 1)
+    assert (found.seconds, found.done) == (0, found.runs)
 
 
 def test_a_checkpoint_is_paid_for_as_often_as_a_run_saves(out: Path, measured: list[int]) -> None:
@@ -193,6 +194,25 @@ def test_the_time_of_the_users_command_is_said_not_to_be_in_it(out: Path, measur
     request = Request(jobs=1, eval_command="true", overrides={"training": TRAINING})
     assert any("--eval-command" in note for note in quote_trial(prepare(out, model=MODEL, request=request)).notes)
     assert not any("--eval-command" in note for note in quote_trial(prepared(out)).notes)
+
+
+def test_other_settings_than_the_recipes_are_told_with_the_cost(out: Path, measured: list[int]) -> None:
+    (note,) = (note for note in quote_trial(prepared(out)).notes if note.startswith("not the recipe's own trial: "))
+    assert "seeds 3 (recipe: 5); training 4 steps (recipe: 3 epochs)" in note
+
+
+def test_rows_of_a_long_training_are_drawn_with_a_word(out: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    preparation = prepared(out)
+    monkeypatch.setattr(costs, "MOST_UNTOLD", 10)
+
+    def measuring(what: str) -> contextlib.nullcontext[None]:
+        told.append(what)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("curate.progress.measuring", measuring)
+    quote_trial(preparation)
+    assert told == ["drawing rows"]
 
 
 def test_what_can_be_found_is_told_with_the_cost(out: Path, measured: list[int]) -> None:

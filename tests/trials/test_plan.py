@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from trial_folders import answer_task, plan_of
 
@@ -154,3 +155,15 @@ def test_what_is_done_is_not_made_again_and_one_key_is_made_once(plan: Plan, tmp
 def test_runs_are_made_in_the_order_given(plan: Plan, tmp_path: Path) -> None:
     runs = [replace(RUN, key=key) for key in "cab"]
     assert Trial(tmp_path / "x", plan, runs).unfinished() == runs
+
+
+def test_a_long_training_is_keyed_by_a_digest_and_a_short_one_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of([answer_task(tmp_path, 4)], ["curated"], [0])
+
+    def key(rows: list[int]) -> str:
+        return plan.key_of(rows, steps=4, rate=1e-3, seed=0)
+
+    short = key([1, 2, 3])
+    assert short == plan.key_of(np.array([1, 2, 3]), steps=4, rate=1e-3, seed=0)
+    monkeypatch.setattr("curate.trials.plan.MOST_LISTED", 2)
+    assert len({short, key([1, 2, 3]), key([1, 3, 2])}) == 3

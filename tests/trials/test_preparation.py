@@ -633,3 +633,14 @@ def test_a_test_set_of_one_item_gives_no_interval(out: Path, tmp_path: Path) -> 
     found = prepared(out, tasks=(task_file(tmp_path),))
     with pytest.raises(InputError, match="task t: 1 item; an interval over items needs at least 2"):
         _ = found.power
+
+
+def test_settings_of_the_callers_are_a_limit_and_the_recipes_are_none(out: Path) -> None:
+    assert prepared(out).departures == []
+    found = prepared(out, seeds=2, training={"steps": 4, "learning_rate": 1e-3})
+    told = (
+        "not the recipe's own trial: seeds 2 (recipe: 5); training 4 steps (recipe: 3 epochs); "
+        "learning_rate 0.001 (recipe: 0.0001, 0.0002, 0.0005)"
+    )
+    assert found.departures == [told]
+    assert told in found.limits([run for run, _ in found.runs(1e-3)])

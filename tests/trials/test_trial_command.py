@@ -89,8 +89,8 @@ def test_the_cost_is_added_up_over_the_runs(out: Path) -> None:
 @pytest.mark.usefixtures("timed")
 def test_the_cost_as_text_tells_time_memory_and_power(out: Path) -> None:
     text = curate("trial", out, "--dry-run", "--jobs", "2").out
-    for words in ("41 s", "2.0 GB", "16", "in 80 % of", "seeds needed", "nothing was trained"):
-        assert words in text
+    for words in ("41 s", "2.0 GB", "16", "in 80 % of", "needed for 2 points", "nothing was trained"):
+        assert words in text.replace("\n", " ")
 
 
 @pytest.mark.usefixtures("timed")
@@ -104,9 +104,11 @@ def test_a_dry_run_trains_nothing(out: Path, state: Path) -> None:
 @pytest.mark.usefixtures("timed")
 def test_what_is_done_costs_nothing(tried: Path) -> None:
     found = curate("trial", tried, "--dry-run", "--json").json
-    assert (found["done"], found["seconds"]) == (5, 0)
+    assert (found["done"], found["runs"], found["seconds"]) == (4, 4, 0)
     assert found["whole_seconds"] > 0
-    assert "time of all runs" in curate("trial", tried, "--dry-run").out
+    told = curate("trial", tried, "--dry-run").out
+    assert "time of all runs" in told
+    assert "4 done, 0 left" in told
 
 
 def test_a_measured_cost_is_of_the_right_order(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +160,11 @@ def test_a_budget_within_reach_is_kept_to(tried: Path) -> None:
 @pytest.mark.parametrize("budget", ["", "soon", "0s", "-5m", "10", "1h30", "nan", "m"])
 def test_a_budget_that_is_no_time_is_refused(budget: str, tried: Path) -> None:
     one_line(curate("trial", tried, f"--budget={budget}", "--dry-run"), 2, "--budget")
+
+
+def test_a_budget_is_read_before_anything_is_measured(tried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.pipeline.folder_to_try", None)
+    one_line(curate("trial", tried, "--budget", "2x"), 2, "--budget 2x", "90s, 30m or 2h")
 
 
 # What it finds
@@ -323,6 +330,9 @@ def test_a_folder_without_a_selection_needs_a_recipe(out: Path) -> None:
         (["--learning-rate", "2"], ["learning_rate"]),
         (["--steps", "5", "--epochs", "2"], ["either"]),
         (["--arms", "randm"], ["randm", "random"]),
+        (["--arms", "bse"], ["'bse' is no arm and no recipe; did you mean 'base'? arms are random-clean", "after:N"]),
+        (["--steps", "99999999"], ["training.steps: at most 1,000,000 steps"]),
+        (["--epochs", "99999999"], ["epochs are", "at most 1,000,000"]),
         (["--arms", "source:nobody"], ["source:nobody", "human"]),
         (["--arms", "after:7"], ["after:7"]),
         (["--recipe", "familiarity-top5"], ["familiarity-top5", "familiarity-top50"]),
