@@ -1,7 +1,9 @@
 """Another cut of a publication: restored as a run's folder, and on that folder the one `select` there is."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from curate.selection.frame import Bools, Ints
 
 HASHES = "row_hashes.parquet"
 """In the folder of a cut from a publication that does not hold all rows: what `curate diff` knows them by."""
+
+_OF_NO_ROWS = (".lock", "curate.json")
+"""What a run's folder holds before anything is committed to it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def recut(
     _require_scores(publication, chosen)
     out = Path(into)
     _require_ours(out)
-    with _fs.run_folder(out):
+    with _left_as_it_was(out), _fs.run_folder(out):
         work = out / f"{_fs.TEMPORARY}recut"
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -68,6 +73,22 @@ def recut(
             shutil.rmtree(work, ignore_errors=True)
         restored.annotations.rows.folder = out / "rows"
     return Recut(out, report, selection, publication.name, publication.commit, is_whole)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(out: Path) -> Iterator[None]:
+    """A folder that was new or empty is so again where nothing could be put into it."""
+    was_there = out.is_dir()
+    was_new = not was_there or not any(out.iterdir())
+    try:
+        yield
+    except BaseException:
+        if was_new and out.is_dir() and {path.name for path in out.iterdir()} <= set(_OF_NO_ROWS):
+            for name in _OF_NO_ROWS:
+                (out / name).unlink(missing_ok=True)
+            if not was_there:
+                out.rmdir()
+        raise
 
 
 def _cut(publication: Publication, recipe: Recipe, model: str | None, work: Path) -> tuple[Restored, Selection, SelectionReport]:

@@ -112,6 +112,11 @@ def explained(where: str) -> Iterator[None]:
         raise UsageError(f"{where}: not a name that the Hub can have") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
+        if status in (401, 403):
+            refused = "the token is not accepted, or may not read this; the data set may be private or gated"
+            raise NetworkError(
+                f"{where}: the Hub answered {status}: {refused}; log in: hf auth login (or set HF_TOKEN)"
+            ) from error
         raise NetworkError(f"{where}: the Hub answered {status or 'with an error'}; try again later") from error
     except (OSError, errors.LocalEntryNotFoundError) as error:  # offline mode and every broken connection
         reason = type(error).__name__

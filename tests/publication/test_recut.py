@@ -156,7 +156,7 @@ def test_a_looser_cut_is_refused_with_the_rows_that_it_lacks(without: Path, tmp_
     first = ", ".join(map(str, lacking.nonzero()[0][:10].tolist()))
     assert f"would keep {lacking.sum()} rows that were not published (rows {first}" in str(caught.value)
     assert "ask its owner to push with --with-rejected, or choose a cut inside the published one" in str(caught.value)
-    assert not (tmp_path / "recut" / "selection").exists()
+    assert not (tmp_path / "recut").exists()
 
 
 def test_a_refused_cut_leaves_the_former_one_in_place(without: Path, tmp_path: Path) -> None:
@@ -398,4 +398,4 @@ def test_a_lock_that_does_not_say_what_scores_are_is_refused(made: Path, tmp_pat
     vouched(bundle, LOCK)
     with pytest.raises(IntegrityError, match="does not say what the scores of given are"):
         recut(bundle, cut(tmp_path, CUTS["bounds"]), tmp_path / "recut")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cut.yaml", "recut"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cut.yaml"]
