@@ -4,7 +4,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from curate import _fs
 from curate.errors import UsageError
 from curate.filters.base import REASON
-from curate.publication.opened import Publication, is_publication, open_publication
+from curate.publication.opened import Publication, existing_folder, is_publication, open_publication
 from curate.publication.recutting import HASHES
 from curate.recipes.schema import STEPS
 from curate.rows import MANIFEST, RowStore
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN = 10
+_PROSE = ("avoid", "evidence", "source", "summary")
+"""What a recipe tells people; it decides about no row, nor do the settings of its trial."""
 _BEFORE = {"row", "id", "source", "prompt_key", "decision", "rejected_by", "is_unscored", "fails", "margin"}
 
 
@@ -73,7 +75,7 @@ class Difference:
     moved: int
     """Rows kept by both that stand in another order."""
     recipe: list[str]
-    """What the recipes differ in: `- of a`, `+ of b`."""
+    """What the recipes differ in: `- of a`, `+ of b`; steps first, then settings that decide, then the rest."""
     scores: list[ScoreDifference]
     """Of the outputs that both have, those that differ in origin or value."""
     scores_only: tuple[list[str], list[str]]
@@ -109,6 +111,8 @@ class Side:
     """Fingerprints by filter."""
     scores: "Mapping[str, pa.Array]"
     """Values by `filter.output`."""
+    is_cut: bool = False
+    """Whether this is a run's folder that was cut from a publication: scores that were left out of that are null there."""
 
 
 def difference(a: str | Path | Publication, b: str | Path | Publication) -> Difference:
@@ -116,7 +120,7 @@ def difference(a: str | Path | Publication, b: str | Path | Publication) -> Diff
 
     Raises UsageError for a folder that holds neither.
     """
-    left, right = _side(a), _side(b)
+    left, right = _without_left_out(_side(a), _side(b))
     mine, theirs = _numbered(left), _numbered(right)
     shared = [key for key in mine if key in theirs]
     kept_a = {key for key, row in mine.items() if left.kept[row]}
@@ -140,12 +144,25 @@ def difference(a: str | Path | Publication, b: str | Path | Publication) -> Diff
     )
 
 
+def _without_left_out(left: Side, right: Side) -> tuple[Side, Side]:
+    """Both sides without the scores that were not published: null in every row of a cut, and not so on the other side."""
+
+    def known(side: Side, other: Side) -> Side:
+        if not side.is_cut:
+            return side
+        absent = {name for name, values in side.scores.items() if values.null_count == len(values)}
+        absent -= {name for name, values in other.scores.items() if values.null_count == len(values)}
+        return replace(side, scores={name: values for name, values in side.scores.items() if name not in absent})
+
+    return known(left, right), known(right, left)
+
+
 def _side(source: str | Path | Publication) -> Side:
     if isinstance(source, Publication):
         return _of_publication(source)
     if is_publication(source):
         return _of_publication(open_publication(source))
-    out = Path(source)
+    out = existing_folder(source)
     if not (out / "selection" / "selection.json").is_file():
         raise UsageError(f"{out}: holds neither a selection nor a publication; give a run's folder or hf://datasets/USER/NAME")
     return _of_run(out)
@@ -170,6 +187,7 @@ def _of_run(out: Path) -> Side:
     ledger = _fs.read_table(out / "selection" / "ledger.parquet").combine_chunks()
     decision = _fs.read_json(out / "selection" / "selection.json", "recipe", "kept")
     parts = [_fs.read_table(out / "selection" / "kept" / part["file"], ["row"]) for part in decision["kept"]]
+    lock = _fs.read_json(out / "lock.json")
     scores: dict[str, pa.Array] = {}
     for name in (name for name in ledger.column_names if name not in _BEFORE):
         struct = ledger[name].combine_chunks()
@@ -182,8 +200,9 @@ def _of_run(out: Path) -> Side:
         kept=[decision == "kept" for decision in ledger["decision"].to_pylist()],
         order=[row for part in parts for row in part["row"].to_pylist()],
         recipe=decision["recipe"],
-        origins=_origins(_fs.read_json(out / "lock.json")),
+        origins=_origins(lock),
         scores=scores,
+        is_cut="publication" in (lock.get("input") or {}),
     )
 
 
@@ -279,14 +298,19 @@ def _floats(column: "pa.Array") -> Any:
 
 def _recipes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What two recipes differ in, steps as people read them."""
-    found = []
+    changed = difflib.ndiff([_step(step) for step in a.get("steps", [])], [_step(step) for step in b.get("steps", [])])
+    found = [f"{line[0]} step: {line[2:]}" for line in changed if line[0] in "+-"]
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
-    for key in sorted({*flat_a, *flat_b}):
+    for key in sorted({*flat_a, *flat_b}, key=lambda key: (not _decides(key), key)):
         if flat_a.get(key) != flat_b.get(key):
             found += [f"- {key}: {flat_a[key]}"] if key in flat_a else []
             found += [f"+ {key}: {flat_b[key]}"] if key in flat_b else []
-    changed = difflib.ndiff([_step(step) for step in a.get("steps", [])], [_step(step) for step in b.get("steps", [])])
-    return found + [f"{line[0]} step: {line[2:]}" for line in changed if line[0] in "+-"]
+    return found
+
+
+def _decides(key: str) -> bool:
+    """Whether a recipe's setting, by its path, may decide about a row."""
+    return key not in _PROSE and key.partition(".")[0] != "trial"
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -327,7 +351,11 @@ def _lines(found: Difference) -> Iterator[str]:
         yield f"the inputs differ: {found.input_only[0]:,} rows only in a, {found.input_only[1]:,} only in b"
     if found.recipe:
         yield "recipes:"
-        yield from (f"  {line}" for line in found.recipe)
+        keys = [line[2:].partition(":")[0] for line in found.recipe]
+        yield from (f"  {line}" for key, line in zip(keys, found.recipe, strict=True) if _decides(key))
+        others = ["trial settings" if key.startswith("trial") else key for key in keys if not _decides(key)]
+        if others:
+            yield f"  also: {', '.join(dict.fromkeys(others))} differ"
     else:
         yield "recipes: the same"
     for name, fields in zip("ab", found.scores_only, strict=True):

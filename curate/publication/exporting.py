@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate import _fs, progress
 from curate.errors import InputError, UsageError, near_miss
-from curate.publication.opened import Publication, is_publication, open_publication
+from curate.publication.opened import Publication, existing_folder, is_publication, open_publication
 from curate.publication.restoring import conversations
 from curate.recipes.hub import HubCommit
 
@@ -55,6 +55,11 @@ class Layout:
     """Name of the rows' file and of the data set -> further files."""
     is_chat: bool = True
 
+    @property
+    def columns(self) -> set[str]:
+        """What its rows have."""
+        return {"messages"} if self.is_chat else {"prompt", "completion"}
+
 
 class _Refused(Exception):  # noqa: N818  (ends one row)
     """Why a row cannot be expressed."""
@@ -71,8 +76,9 @@ def export(source: str | Path | Publication, layout: str, into: str | Path, *, r
     chosen, out = LAYOUTS[layout], Path(into)
     file = f"{split}.jsonl"
     beside = chosen.beside(file, name)
-    _require_free(out, {file, *(path for one in LAYOUTS.values() for path in one.beside(file, name))})
     _fs.finish_replacement(out)
+    _require_free(out, {file, *(path for one in LAYOUTS.values() for path in one.beside(file, name))})
+    _require_same_layout(out, layout, file, {file, *beside})
     new = out.with_name(f"{_fs.TEMPORARY}{out.name}")
     shutil.rmtree(new, ignore_errors=True)
     _fs.make_folder(new)
@@ -96,11 +102,13 @@ def _open(source: str | Path | Publication, revision: str | None) -> "tuple[str,
         place = opened.place
         name = place.repo.partition("/")[2] if isinstance(place, HubCommit) else Path(str(place)).resolve().name
         return opened.split, _word(name), opened.batches("default")
-    out = Path(source)
+    out = existing_folder(source)
     if revision is not None:
         raise UsageError(f"{out}: --revision is for the Hub: hf://datasets/USER/NAME")
     if not (out / "selection" / "selection.json").is_file():
-        raise UsageError(f"{out}: holds neither a selection nor a publication; run `curate select {out} --recipe NAME` first")
+        is_run = (out / "rows").is_dir()
+        advice = f"run `curate select {out} --recipe NAME` first" if is_run else "name a run's folder or hf://datasets/USER/NAME"
+        raise UsageError(f"{out}: holds neither a selection nor a publication; {advice}")
     parts = _fs.read_json(out / "selection" / "selection.json", "kept")["kept"]
     lock = _fs.read_json(out / "lock.json") if (out / "lock.json").is_file() else {}
     split = str(lock.get("input", {}).get("split") or "train")
@@ -127,6 +135,24 @@ def _require_free(out: Path, ours: set[str]) -> None:
     foreign = sorted({path.name for path in out.iterdir()} - ours) if out.is_dir() else []
     if foreign:
         raise UsageError(f"{out}: holds {foreign[0]!r}, which is not of an export; choose a new or empty folder")
+
+
+def _require_same_layout(out: Path, layout: str, file: str, files: set[str]) -> None:
+    """Refuse a folder that holds an export of another layout."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if not there or (there == files and _columns_of(out / file) == LAYOUTS[layout].columns):
+        return
+    raise UsageError(f"{out}: holds an export that is not of the layout {layout}; choose a new or empty folder")
+
+
+def _columns_of(path: Path) -> set[str] | None:
+    """The names in the first row of an export; None where it is none."""
+    with path.open("rb") as file:
+        try:
+            row = json.loads(file.readline())
+        except ValueError:
+            return None
+    return set(row) if isinstance(row, dict) else None
 
 
 def _write(path: Path, batches: "Iterator[pa.Table]", layout: Layout) -> tuple[int, dict[str, list[int]], list[str]]:

@@ -47,6 +47,9 @@ MOST_BATCH_BYTES = 1 << 30
 MOST_ROWS = 1 << 40
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}", re.ASCII)
 _SPLIT = re.compile(r"\w+(?:\.\w+)*", re.ASCII)
+# One slash or two: as a path `https://` has lost one.
+_ADDRESS = re.compile(r"https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)", re.ASCII)
+_REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COLUMN = re.compile(r"\w{1,200}", re.ASCII)
 _FIELD = re.compile(r"\w+\.\w+", re.ASCII)
 
@@ -255,19 +258,30 @@ def is_publication(source: str | Path) -> bool:
     return is_on_hub(source) or (Path(source) / FACTS).is_file()
 
 
+def existing_folder(source: str | Path) -> Path:
+    """The folder that is meant. Raises UsageError where there is none, with how a data set on the Hub is written."""
+    folder, text = Path(source), str(source)
+    if found := _ADDRESS.match(text):
+        raise UsageError(f"{text[:200]}: an address of a page; write hf://datasets/{found[1]}")
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; name the folder that holds it, or hf://datasets/USER/NAME")
+    if not folder.is_dir():
+        hint = f" (on the Hub? hf://datasets/{text})" if _REPO.fullmatch(text) else ""
+        raise UsageError(f"{folder}: no such folder: it holds neither a selection nor a publication{hint}")
+    return folder
+
+
 def open_publication(source: str | Path, *, revision: str | None = None) -> Publication:
     """A publication in a local folder, or of `hf://datasets/USER/NAME[@REVISION]`, pinned to the commit that this names now.
 
-    Raises InputError where there is none, IntegrityError where its `publication.json` is not what `curate` writes.
+    Raises UsageError where there is no such folder, InputError where it holds none, IntegrityError where its `publication.json`
+    is not what `curate` writes.
     """
     if is_on_hub(source):
         return Publication(resolve(str(source), revision=revision))
-    folder = Path(source)
+    folder = existing_folder(source)
     if revision is not None:
         raise UsageError(f"{folder}: --revision is for the Hub: hf://datasets/USER/NAME")
-    if not folder.is_dir():
-        hint = f" (on the Hub? hf://datasets/{source})" if str(source).count("/") == 1 else ""
-        raise InputError(f"{folder}: no such folder{hint}")
     if not (folder / FACTS).is_file():
         is_run = (folder / "rows").is_dir() or (folder / "selection").is_dir()
         advice = "it is a run's folder; `curate push` makes a publication of it" if is_run else "it is no publication of curate"

@@ -65,12 +65,29 @@ def test_it_is_the_same_from_the_other_side(a: Path, other: Path) -> None:
 
 def test_recipes_differ_by_step_and_setting(a: Path, other: Path) -> None:
     assert difference(a / "out", other).recipe == [
-        '- name: "small"',
-        '+ name: "highest"',
         "- step: drop errors.fatal is true",
         "- step: keep given.value lowest 50% within prompt, dataset",
         "+ step: keep given.value highest 25% within prompt, dataset",
+        '- name: "small"',
+        '+ name: "highest"',
     ]
+
+
+def test_what_decides_about_no_row_is_one_line(a: Path, other: Path) -> None:
+    path = other / "selection" / "selection.json"
+    decision = json.loads(path.read_text())
+    decision["recipe"] |= {"summary": "new", "evidence": "none", "trial": {**decision["recipe"]["trial"], "seeds": 9}}
+    path.write_text(json.dumps(decision))
+    lines = difference(a / "out", other).lines()
+    assert "  also: evidence, summary, trial settings differ" in lines
+    assert not any("seeds" in line for line in lines)
+
+
+def test_scores_left_out_of_a_publication_are_no_other_scores(a: Path, tmp_path: Path) -> None:
+    cut = recut(a / "bundle", recipe_file(tmp_path / "small.yaml", LOWEST, filters=FILTERS), tmp_path / "recut").out
+    found = difference(a / "out", cut)
+    assert [score.field for score in found.scores] == []
+    assert found.scores_only == (["errors.answer"], [])
 
 
 def test_rows_that_the_other_was_never_given_are_a_class_of_their_own(a: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_the_order_of_the_selection_is_kept(tmp_path: Path) -> None:
 
 def test_an_export_replaces_an_export_and_nothing_else(strings: Path, tmp_path: Path) -> None:
     into = tmp_path / "export"
-    export(strings / "out", "axolotl", into)
+    export(strings / "out", "llama-factory", into)
     found = export(strings / "out", "llama-factory", into)
     assert sorted(path.name for path in into.iterdir()) == sorted(found.files) == ["dataset_info.json", "train.jsonl"]
     (into / "mine.txt").write_text("x")
@@ -208,11 +208,22 @@ def test_an_export_replaces_an_export_and_nothing_else(strings: Path, tmp_path: 
     assert tree(into) == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("axolotl", "llama-factory"), ("openai", "trl"), ("trl", "openai")])
+def test_an_export_of_another_layout_is_not_replaced(strings: Path, tmp_path: Path, first: str, second: str) -> None:
+    export(strings / "out", first, tmp_path / "export")
+    before = tree(tmp_path / "export")
+    with pytest.raises(UsageError, match=rf"holds an export that is not of the layout {second}; choose a new"):
+        export(strings / "out", second, tmp_path / "export")
+    assert tree(tmp_path / "export") == before
+
+
 def test_what_cannot_be_exported_is_refused(strings: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown layout 'axolot'; did you mean 'axolotl'\?"):
         export(strings / "out", "axolot", tmp_path / "x")
-    with pytest.raises(UsageError, match="holds neither a selection nor a publication"):
+    with pytest.raises(UsageError, match="holds neither a selection nor a publication; name a run's folder"):
         export(tmp_path, "trl", tmp_path / "x")
+    with pytest.raises(UsageError, match="no such folder"):
+        export(tmp_path / "nowhere", "trl", tmp_path / "x")
     with pytest.raises(UsageError, match="--revision is for the Hub"):
         export(strings / "out", "trl", tmp_path / "x", revision="main")
     assert not (tmp_path / "x").exists()

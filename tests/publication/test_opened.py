@@ -15,7 +15,7 @@ import pytest
 from small_publications import small_bundle
 
 from curate import _fs
-from curate.errors import CurateError, InputError, IntegrityError, UsageError
+from curate.errors import CurateError, InputError, IntegrityError, NetworkError, UsageError
 from curate.publication import open_publication
 from curate.publication.opened import FACTS, check_facts
 
@@ -105,9 +105,9 @@ def test_a_file_of_another_length_is_not_hashed_at_all(folder: Path) -> None:
 
 
 def test_what_is_no_publication_is_told_apart(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: no such folder$"):
+    with pytest.raises(UsageError, match=r"nowhere: no such folder: it holds neither a selection nor a publication$"):
         open_publication(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"\(on the Hub\? hf://datasets/me/nowhere\)"):
+    with pytest.raises(UsageError, match=r"\(on the Hub\? hf://datasets/me/nowhere\)"):
         open_publication("me/nowhere")
     with pytest.raises(InputError, match=r"it is no publication of curate"):
         open_publication(tmp_path)
@@ -254,6 +254,7 @@ files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in fold
 hub.files = {"me/set": files, "me/empty": {"README.md": b"# hi"}}
 from curate.errors import CurateError
 from curate.publication import open_publication
+from curate.recipes.hub import explained
 def attempt(source="hf://datasets/me/set", read=lambda found: found.kept().num_rows, **options):
     try:
         return read(open_publication(source, **options))
@@ -334,3 +335,29 @@ def test_a_pinned_publication_is_read_offline_once_it_was_fetched(made: Path, tm
     pinned, unpinned = on_hub(code, made, tmp_path, HF_HUB_OFFLINE="1")
     assert pinned == 20
     assert unpinned.startswith("NetworkError: hf://datasets/me/set: the Hub cannot be reached")
+
+
+@pytest.mark.parametrize("address", ["https://huggingface.co/datasets/me/demo", "https://hf.co/datasets/me/demo/tree/main"])
+def test_the_address_of_a_page_is_told_how_to_be_written(address: str) -> None:
+    with pytest.raises(UsageError, match=r"an address of a page; write hf://datasets/me/demo$"):
+        open_publication(address)
+
+
+def test_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(UsageError, match=r"rows.jsonl: is a file; name the folder"):
+        open_publication(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, r"answered 401: .* log in: hf auth login"), (500, "500; try again later")])
+def test_a_token_that_the_hub_refuses_is_no_passing_trouble(status: int, words: str) -> None:
+    from types import SimpleNamespace
+
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from curate.recipes.hub import explained
+
+    error = HfHubHTTPError.__new__(HfHubHTTPError)
+    error.response = SimpleNamespace(status_code=status)
+    with pytest.raises(NetworkError, match=words), explained("hf://datasets/me/demo"):
+        raise error
