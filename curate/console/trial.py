@@ -45,7 +45,7 @@ def show_trial(result: "TrialResult") -> None:
     for overlap in data["overlaps"]:
         if overlap["found"]:
             found = f"{overlap['found']:,} of {overlap['items']:,} items"
-            out.print(f"overlap: {found} of {plain(overlap['task'])} stand in the training rows ({overlap['share']:.1%})")
+            out.print(f"overlap: {found} of {plain(overlap['task'])} stand in the training rows ({100 * overlap['share']:.1f} %)")
     for line in (*data["limits"], *data["notices"], *data["verdict"]["reasons"]):
         out.print(f"note: {plain(line)}", style="yellow")
     out.print(power_sentence(data["power"]))

@@ -91,7 +91,9 @@ def _dealt(
     counts = [round(share * len(dealt)) for share in (test, validation)]
     for name, share, count in zip(("test", "validation"), (test, validation), counts, strict=True):
         if share and not count:
-            raise InputError(f"trial: {share:.0%} of {len(dealt)} different prompts is none for {name}; ask for a larger share")
+            raise InputError(
+                f"trial: {100 * share:.0f} % of {len(dealt)} different prompts is none for {name}; ask for a larger share"
+            )
     if sum(counts) >= len(dealt):
         raise InputError(f"trial: of {len(dealt)} different prompts none is left to train on; hold out less")
     parts = [TEST] * counts[0] + [VALIDATION] * counts[1] + [TRAIN] * (len(dealt) - sum(counts))

@@ -272,16 +272,22 @@ class Preparation:
             gap = sum(tokens[first]) / sum(tokens[second]) * len(tokens[second]) / len(tokens[first]) - 1
             if abs(gap) > UNEVEN_TOKENS:
                 found.append(
-                    f"`{first}` trains on {abs(gap):.1%} {'more' if gap > 0 else 'fewer'} completion tokens than `{second}`"
+                    f"`{first}` trains on {_percent(abs(gap))} {'more' if gap > 0 else 'fewer'} completion tokens than `{second}`"
                 )
         shares = {run.arm: run.truncated / run.rows for run in runs if run.rows}
         if shares and max(shares.values()) - min(shares.values()) > UNEVEN_CUT:
             most = max(shares, key=lambda arm: shares[arm])
-            found.append(f"rows cut off at max_length: {shares[most]:.1%} in `{most}`, {min(shares.values()):.1%} in the least")
+            found.append(
+                f"rows cut off at max_length: {_percent(shares[most])} in `{most}`, {_percent(min(shares.values()))} in the least"
+            )
         if self.pool.unusable:
             told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.pool.unusable.items()))
             found.append(f"training rows without a token to train on, in no arm: {told}")
         return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _both_full(arms: Sequence[str]) -> list[str]:
@@ -439,9 +445,9 @@ def _check_arms(preparation: Preparation) -> None:
 def _leak(found: Overlap, allowed: float) -> str:
     item, row, share = found.examples[0]
     return (
-        f"trial: {found.found} of {found.items} items of {found.task} ({found.share:.1%}) stand in the training rows, allowed "
-        f"are {allowed:.1%}; first: {item[:80]!r} in row {row} ({share:.0%}). Drop such rows (`decontaminate`) or raise "
-        "`trial: overlap`"
+        f"trial: {found.found} of {found.items} items of {found.task} ({_percent(found.share)}) stand in the training rows, "
+        f"allowed are {_percent(allowed)}; first: {item[:80]!r} in row {row} ({_percent(share)}). Drop such rows "
+        "(`decontaminate`) or raise `trial: overlap`"
     )
 
 

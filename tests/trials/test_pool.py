@@ -138,8 +138,8 @@ def test_a_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("validation", "test", "complaint"),
     [
-        (0.0, 0.01, r"trial: 1% of 10 different prompts is none for test; ask for a larger share"),
-        (0.01, 0.2, r"trial: 1% of 10 different prompts is none for validation"),
+        (0.0, 0.01, r"trial: 1 % of 10 different prompts is none for test; ask for a larger share"),
+        (0.01, 0.2, r"trial: 1 % of 10 different prompts is none for validation"),
         (0.5, 0.5, r"trial: of 10 different prompts none is left to train on; hold out less"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_test_set_that_stands_in_the_training_rows_is_an_error_with_the_figure
     question = "Say w3 and x3 and y3, then z3."
     tasks = (task_file(tmp_path, question=question),)
     with pytest.raises(
-        InputError, match=r"1 of 1 items of t \(100.0%\) stand in the training rows, allowed are 2.0%; first: 'Say w3"
+        InputError, match=r"1 of 1 items of t \(100.0 %\) stand in the training rows, allowed are 2.0 %; first: 'Say w3"
     ):
         prepared(out, tasks=tasks, validation=0.0, training={"learning_rate": 1e-3})
 
@@ -439,7 +439,7 @@ def test_arms_that_the_trainer_cuts_off_unlike_limit_what_is_said(tmp_path: Path
     runs = [run for run, _ in found.runs(1e-3)]
     assert {run.arm for run in runs if run.truncated} >= {"curated"}
     assert any(
-        line.startswith("rows cut off at max_length: ") and "in `curated`, 0.0% in the least" in line
+        line.startswith("rows cut off at max_length: ") and "in `curated`, 0.0 % in the least" in line
         for line in found.limits(runs)
     )
 
@@ -478,7 +478,7 @@ def test_a_template_hides_no_copy_of_a_question(out: Path, tmp_path: Path) -> No
     rows = [{"question": "Say w3 and x3 and y3, then z3.", "gold": "3"}]
     data = str(write_rows(tmp_path / "t.jsonl", rows))
     task = {"name": "t", "kind": "answer", "data": data, "prompt": f"{{question}}\n{suffix}"}
-    with pytest.raises(InputError, match=r"1 of 1 items of t \(100.0%\) stand in the training rows"):
+    with pytest.raises(InputError, match=r"1 of 1 items of t \(100.0 %\) stand in the training rows"):
         prepared(out, tasks=(task,), validation=0.0, training={"learning_rate": 1e-3})
 
 
