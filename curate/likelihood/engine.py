@@ -1,24 +1,28 @@
-"""The one place that runs the model: padded batches through the body, the head on scored positions only, sums per row."""
+"""The one place that runs the model: packs of rows through the body, the head on scored positions only, sums per row."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from curate import progress
 from curate.errors import ModelError
+from curate.likelihood import attention
 from curate.likelihood.batching import plan_batches
-from curate.likelihood.model import LanguageModel, ModelSpec, load_model
+from curate.likelihood.head import Head
+from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
+from curate.likelihood.packing import pack, plan_packs
 from curate.likelihood.precision import matrices_only
 from curate.likelihood.rendering import Rendered, Unrenderable
-from curate.likelihood.statistics import TokenSums, token_statistics
+from curate.likelihood.statistics import TokenSums
 
 if TYPE_CHECKING:
     import torch
 
-# B batch, T tokens, H hidden size, N scored tokens, V vocabulary
-HEAD_BYTES = 16 << 20
-"""Bound on one float32 (N, V) tensor of the head; a handful of them are alive at a time."""
+# B batch, T tokens, H hidden size, N scored tokens
+
+AGREEMENT = 1e-4
+"""Largest relative difference of hidden states, packed and one by one, in float32: kernels sum in other orders."""
 
 
 class OutOfMemory(Exception):  # noqa: N818  (a signal to the caller, who halves the budget; not shown to users)
@@ -26,7 +30,12 @@ class OutOfMemory(Exception):  # noqa: N818  (a signal to the caller, who halves
 
 
 class Engine:
-    """Scores rendered rows with one loaded model."""
+    """Scores rendered rows with one loaded model.
+
+    Rows are packed without padding, responses to one prompt behind one copy of it. A model whose states depend on more than
+    attention over a row's own tokens (state spaces, biases by distance) is found out by comparison when it is loaded, and runs
+    in padded batches.
+    """
 
     def __init__(self, loaded: LanguageModel) -> None:
         self.loaded = loaded
@@ -35,8 +44,12 @@ class Engine:
         stock = self._stock_logits()
         if loaded.spec.dtype == "bfloat16":
             matrices_only(loaded.model)
-        self._head = _replayed_head(self._model, self._body)
+        self._head = Head(self._model, self._body)
         self._check_head(stock)
+        self.why_padded = self._packing_fails()
+        """None where rows are packed; else why they are not."""
+        if self.why_padded is not None:
+            progress.note(f"{loaded.spec.model}: scored in padded batches, which is slower ({self.why_padded})")
 
     def score(
         self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
@@ -47,13 +60,19 @@ class Engine:
         OutOfMemory when a batch of several rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
         """
         results: list[TokenSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
-        todo = [(place, row) for place, row in enumerate(rows) if isinstance(row, Rendered)]
-        for batch in plan_batches([len(row.input_ids) for _, row in todo], batch_tokens):
+        places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
+        todo = [row for row in rows if isinstance(row, Rendered)]
+        batches = (
+            plan_packs(todo, batch_tokens)
+            if self.why_padded is None
+            else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
+        )
+        for batch in batches:
             chosen = [todo[index] for index in batch]
-            for (place, _), result in zip(chosen, self._score_batch([row for _, row in chosen]), strict=True):
-                results[place] = result
+            for index, result in zip(batch, self._score_batch(chosen), strict=True):
+                results[places[index]] = result
             if on_tokens is not None:
-                on_tokens(sum(len(row.input_ids) for _, row in chosen))
+                on_tokens(sum(len(row.input_ids) for row in chosen))
         return [result for result in results if result is not None]
 
     def _score_batch(self, rows: Sequence[Rendered]) -> Sequence[TokenSums | Unrenderable]:
@@ -61,7 +80,8 @@ class Engine:
 
         failed = False
         try:
-            return self._forward(rows)
+            per_token = self.token_statistics(rows)
+            return [_sums(row, part) for row, part in zip(rows, per_token, strict=True)]
         except torch.OutOfMemoryError:
             failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
         except RuntimeError as error:
@@ -75,7 +95,31 @@ class Engine:
             raise OutOfMemory
         return [Unrenderable("out_of_memory")]
 
-    def _forward(self, rows: Sequence[Rendered]) -> list[TokenSums | Unrenderable]:
+    def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
+        """Statistics of every scored token of some rows, which run together: float64 (N, 4) per row, as in `TokenSums`."""
+        import torch
+
+        with torch.inference_mode():
+            hidden, targets, order = self._packed(rows) if self.why_padded is None else self._padded(rows)
+            per_token = self._head.statistics(hidden, targets).cpu()  # (N, 4)
+        counts = [len(rows[index].input_ids) - rows[index].start for index in order]
+        parts = dict(zip(order, per_token.split(counts), strict=True))  # type: ignore[no-untyped-call]
+        return [parts[index] for index in range(len(rows))]
+
+    def _packed(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
+        """States (N, H) that predict the scored tokens, these tokens (N,), and the rows' indices in their order."""
+        import torch
+
+        device = self.loaded.spec.device
+        packed = pack(rows, range(len(rows)))
+        ids, positions = (torch.tensor([values], device=device) for values in (packed.ids, packed.positions))  # (1, T)
+        with attention.laid_out(self._model, packed):
+            hidden = self._body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0]  # (T, H)
+        predictors = torch.tensor(packed.predictors, device=device)
+        return hidden[predictors], torch.tensor(packed.targets, device=device), packed.rows
+
+    def _padded(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
+        """The same from a padded batch."""
         import torch
 
         device = self.loaded.spec.device
@@ -86,27 +130,35 @@ class Engine:
         scored = torch.zeros(len(rows), width, dtype=torch.bool, device=device)
         for index, row in enumerate(rows):
             scored[index, row.start : len(row.input_ids)] = True
-        with torch.inference_mode():
-            hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
-            hidden = hidden[:, :-1][scored[:, 1:]]  # (N, H): position t predicts token t+1
-            targets = ids[scored]  # (N,)
-            chunk = max(1, HEAD_BYTES // (4 * self._vocabulary))
-            parts = [
-                token_statistics(self._head(hidden[at : at + chunk]), targets[at : at + chunk])
-                for at in range(0, len(targets), chunk)
-            ]
-            per_token = torch.cat(parts).double().cpu()  # (N, 4)
-        counts = [len(row.input_ids) - row.start for row in rows]
-        return [_sums(row, part) for row, part in zip(rows, per_token.split(counts), strict=True)]  # type: ignore[no-untyped-call]
+        hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+        # Position t predicts token t+1.
+        return hidden[:, :-1][scored[:, 1:]], ids[scored], range(len(rows))
 
-    @functools.cached_property
-    def _vocabulary(self) -> int:
-        return int(self._model.get_output_embeddings().weight.shape[0])
+    def _packing_fails(self) -> str | None:
+        """Why this model cannot be packed, found by scoring a few rows both ways; None where it can."""
+        import torch
+
+        rows = _trial_rows(self._head.vocabulary)
+        try:
+            with torch.inference_mode():
+                alone = [self._padded([row])[0] for row in rows]
+                hidden, _, order = self._packed(rows)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError) as error:
+            return f"packing is not for {type(self._model).__name__}: {type(error).__name__}: {one_line(error)[:120]}"
+        expected = torch.cat([alone[index] for index in order]).float()
+        difference = float((hidden.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+        allowed = AGREEMENT if self.loaded.spec.dtype == "float32" else 1e-2
+        # Not `>`: states that are not finite agree with nothing.
+        return None if difference <= allowed else f"packed rows of {type(self._model).__name__} see each other"
 
     def _probe(self) -> "torch.Tensor":
         import torch
 
         return torch.arange(1, 9, device=self.loaded.spec.device)[None] % self._vocabulary  # (1, 8)
+
+    @functools.cached_property
+    def _vocabulary(self) -> int:
+        return int(self._model.get_output_embeddings().weight.shape[0])
 
     def _stock_logits(self) -> "torch.Tensor":
         import torch
@@ -119,55 +171,33 @@ class Engine:
         import torch
 
         with torch.inference_mode():
-            ours = self._head(self._body(input_ids=self._probe(), use_cache=False).last_hidden_state[0])
+            ours = self._head.logits(self._body(input_ids=self._probe(), use_cache=False).last_hidden_state[0])
         tolerance = 1e-3 if self.loaded.spec.dtype == "float32" else 2e-2
-        if not torch.allclose(ours, stock, rtol=tolerance, atol=tolerance * float(stock.abs().max())):
+        if ours.shape != stock.shape or not torch.allclose(
+            ours, stock, rtol=tolerance, atol=tolerance * float(stock.abs().max())
+        ):
             raise ModelError(
                 f"{self.loaded.spec.model}: {type(self._model).__name__} computes logits from more than the last hidden "
                 "state; such models cannot be scored yet"
             )
 
 
-class _BodyOutput:
-    """Hidden states in the place of a body's output; whatever else a model looks for there (caches, attentions) is None."""
-
-    def __init__(self, hidden: "torch.Tensor") -> None:
-        self.last_hidden_state = hidden
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-    def __getitem__(self, place: int) -> "torch.Tensor | None":
-        return self.last_hidden_state if place == 0 else None
-
-
-def _replayed_head(model: Any, body: Any) -> Callable[["torch.Tensor"], "torch.Tensor"]:
-    """A function from hidden states (N, H) to float32 logits (N, V): everything the model does after its body.
-
-    The body is made to return the given states, so that scaling, soft-capping and biases of any architecture come along
-    without a line of code for each.
-    """
-    import torch
-
-    @contextlib.contextmanager
-    def returning(hidden: "torch.Tensor") -> Iterator[None]:
-        body.forward = lambda *_, **__: _BodyOutput(hidden)
-        try:
-            yield
-        finally:
-            del body.forward  # the instance attribute; the class's method shows again
-
-    def head(hidden: "torch.Tensor") -> "torch.Tensor":
-        hidden = hidden[None]
-        dummy = torch.zeros(1, hidden.shape[1], dtype=torch.long, device=hidden.device)
-        with returning(hidden):
-            return model(input_ids=dummy, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
-
-    return head
+def _trial_rows(vocabulary: int) -> list[Rendered]:
+    """A few rows of every shape that a pack has: a prefix of all prompts, several responses to a prompt, one of one token."""
+    shared = [1 + 7 * place for place in range(20)]
+    lengths = [(3, 5), (3, 1), (3, 9), (12, 4), (12, 30), (1, 2)]
+    rows = []
+    for number, (own, response) in enumerate(lengths):
+        prompt = [*shared, *(3 + 11 * place + own for place in range(own))]
+        ids = [*prompt, *(5 + 13 * place + 17 * number for place in range(response))]
+        rows.append(
+            Rendered([i % vocabulary for i in ids], len(prompt), (len(prompt), len(ids)), border_merged=False, truncated=False)
+        )
+    return rows
 
 
 def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
-    """Sums of one row's statistics (N, 4), in float64."""
+    """Sums of one row's statistics (N, 4)."""
     first, end = (place - row.start for place in row.content)
     total = per_token.sum(dim=0).tolist()
     content = per_token[first:end].sum(dim=0).tolist()
