@@ -1,10 +1,11 @@
-"""From hidden states to statistics of the scored tokens, a tile of the vocabulary at a time: [tokens, vocabulary] never exists."""
+"""From hidden states to statistics of scored tokens, a tile of the vocabulary at a time: [tokens, vocabulary] never exists."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError
+from curate.likelihood.statistics import token_statistics
 
 if TYPE_CHECKING:
     import torch
@@ -48,28 +49,14 @@ class Head:
         return min(self.vocabulary, max(256, TILE_BYTES // (4 * max(tokens, 1))))
 
     def _sweep(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        count = len(targets)
         hidden = hidden.to(self._layer.weight.dtype)
-        at_target = self._at(hidden, targets)  # (N, 1)
-        sums = torch.zeros(count, 3, dtype=torch.float64, device=hidden.device)  # of e, e x, e x^2, where x = logit - top
-        top = torch.full((count, 1), torch.finfo(torch.float32).min, device=hidden.device)
-        above = torch.zeros(count, dtype=torch.int64, device=hidden.device)
-        width = self._width(count)
-        for low in range(0, self.vocabulary, width):
-            logits = self._tile(hidden, low, low + width)  # (N, W)
-            own = targets - low
-            inside = ((own >= 0) & (own < logits.shape[1])).nonzero()[:, 0]
-            # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
-            above += (logits > at_target).sum(dim=1)
-            above[inside] -= (logits[inside, own[inside]] > at_target[inside, 0]).long()
-            top = _add(logits, sums, top)
-        weight, first, second = sums.unbind(dim=1)
-        mean, square = first / weight, second / weight  # of x, under the prediction
-        log_weight = weight.log()
-        nll = log_weight + (top - at_target)[:, 0].double()
-        return torch.stack([nll, log_weight - mean, above.add_(1).double().log(), (square - mean * mean).clamp_(min=0)], dim=1)
+        return token_statistics(
+            lambda low, high: self._tile(hidden, low, high),
+            self._at(hidden, targets),
+            targets,
+            vocabulary=self.vocabulary,
+            width=self._width(len(targets)),
+        )
 
     def _at(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """The logit of every token's own target: (N, 1)."""
@@ -124,35 +111,6 @@ class Head:
         products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
         with torch.inference_mode(), self._returning(products):
             return bool(torch.equal(self._run(8, products), products.float()))
-
-
-def _add(logits: "torch.Tensor", sums: "torch.Tensor", top: "torch.Tensor") -> "torch.Tensor":
-    """Take a tile into the sums, which are relative to the highest logit so far; returns the new highest."""
-    import torch
-
-    highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
-    _lower(sums, (top - highest)[:, 0].double())
-    shifted = logits.sub_(highest)  # x
-    weights = shifted.exp()  # e
-    # A logit of -inf (a token that can never come) has e = 0 and adds nothing; 0 * -inf would be nan.
-    shifted.clamp_(min=-1e4)
-    sums[:, 0] += weights.sum(dim=1, dtype=torch.float64)
-    weights.mul_(shifted)
-    sums[:, 1] += weights.sum(dim=1, dtype=torch.float64)
-    sums[:, 2] += torch.linalg.vecdot(weights, shifted).double()
-    return highest
-
-
-def _lower(sums: "torch.Tensor", by: "torch.Tensor") -> None:
-    """Make sums relative to a higher top: x becomes x + by, where by <= 0."""
-    import torch
-
-    factor = by.exp()
-    by = torch.where(factor > 0, by, 0.0)  # nothing has been added yet, or it vanishes
-    weight, first, second = sums.unbind(dim=1)
-    sums[:, 2] = (second + 2 * by * first + by * by * weight) * factor
-    sums[:, 1] = (first + by * weight) * factor
-    sums[:, 0] = weight * factor
 
 
 class _BodyOutput:

@@ -1,13 +1,13 @@
 """From logits to per-token statistics, and from these to the sums that are stored per row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-# N scored tokens, V vocabulary
+# N scored tokens, V vocabulary, W width of a tile
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,64 @@ class TokenSums:
         return asdict(self)
 
 
-def token_statistics(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-    """Per-token statistics from float32 logits (N, V) and target ids (N,): float32 (N, 4): nll, entropy, log_rank, var_logp."""
+def token_statistics(
+    tile: "Callable[[int, int], torch.Tensor]",
+    at_target: "torch.Tensor",
+    targets: "torch.Tensor",
+    *,
+    vocabulary: int,
+    width: int,
+) -> "torch.Tensor":
+    """Statistics of N tokens in one sweep over the vocabulary: float64 (N, 4): nll, entropy, log_rank, var_logp.
+
+    `tile(low, high)` gives float32 logits (N, high - low), which are overwritten; `at_target` (N, 1) holds those of the targets
+    (N,). All sums are relative to the highest logit so far, as in an online softmax, and taken in float64.
+    """
     import torch
 
-    at_target = logits.gather(1, targets[:, None])  # (N, 1)
-    log_rank = (logits > at_target).sum(dim=1).add_(1).log()  # (N,): ties share the best rank
-    normaliser = torch.logsumexp(logits, dim=1, keepdim=True)  # (N, 1)
-    logp = logits - normaliser  # (N, V)
-    p = logp.exp()
-    # A logit of -inf (a token that can never come) has p = 0 and adds nothing; 0 * -inf would be nan.
-    logp = logp.masked_fill(p == 0, 0.0)
-    mean = (p * logp).sum(dim=1)  # (N,)
-    # Two-pass: the difference of two large squares would lose digits where the distribution is flat.
-    variance = (p * (logp - mean[:, None]).square_()).sum(dim=1)  # (N,)
-    return torch.stack([(normaliser - at_target)[:, 0], -mean, log_rank.float(), variance], dim=1)
+    sums = torch.zeros(len(targets), 3, dtype=torch.float64, device=targets.device)  # of e, e x, e x^2 with x = logit - top
+    top = torch.full_like(at_target, torch.finfo(at_target.dtype).min)
+    above = torch.zeros_like(targets)
+    for low in range(0, vocabulary, width):
+        logits = tile(low, min(vocabulary, low + width))  # (N, W)
+        own = targets - low
+        inside = ((own >= 0) & (own < logits.shape[1])).nonzero()[:, 0]
+        above += (logits > at_target).sum(dim=1)  # ties share the best rank
+        # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
+        above[inside] -= (logits[inside, own[inside]] > at_target[inside, 0]).long()
+        top = _add(logits, sums, top)
+    weight, first, second = sums.unbind(dim=1)
+    mean, square = first / weight, second / weight  # of x, under the prediction
+    log_weight = weight.log()
+    nll = log_weight + (top.double() - at_target.double())[:, 0]
+    variance = (square - mean * mean).clamp_(min=0)
+    return torch.stack([nll, log_weight - mean, above.add_(1).double().log(), variance], dim=1)
+
+
+def _add(logits: "torch.Tensor", sums: "torch.Tensor", top: "torch.Tensor") -> "torch.Tensor":
+    """Take a tile into the sums; returns the new highest logit."""
+    import torch
+
+    highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
+    _lower(sums, (top.double() - highest.double())[:, 0])
+    shifted = logits.sub_(highest)  # x
+    weights = shifted.exp()  # e
+    # A logit of -inf (a token that can never come) has e = 0 and adds nothing; 0 * -inf would be nan.
+    shifted.clamp_(min=-1e4)
+    sums[:, 0] += weights.sum(dim=1, dtype=torch.float64)
+    weights.mul_(shifted)
+    sums[:, 1] += weights.sum(dim=1, dtype=torch.float64)
+    sums[:, 2] += torch.linalg.vecdot(weights, shifted).double()
+    return highest
+
+
+def _lower(sums: "torch.Tensor", by: "torch.Tensor") -> None:
+    """Make sums relative to a higher top: x becomes x + by, where by <= 0."""
+    import torch
+
+    factor = by.exp()
+    by = torch.where(factor > 0, by, 0.0)  # nothing has been added yet, or it vanishes
+    weight, first, second = sums.unbind(dim=1)
+    sums[:, 2] = (second + 2 * by * first + by * by * weight) * factor
+    sums[:, 1] = (first + by * weight) * factor
+    sums[:, 0] = weight * factor

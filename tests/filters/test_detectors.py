@@ -23,7 +23,11 @@ def example(completion: str, prompt: str = "What is 2 + 2?") -> Example:
 
 def sums_of(distributions: list[list[float]], tokens: list[int]) -> Scores:
     """What `likelihood` gives for tokens drawn from these distributions."""
-    per_token = token_statistics(torch.tensor(distributions, dtype=torch.float64).log().float(), torch.tensor(tokens))
+    logits, targets = torch.tensor(distributions, dtype=torch.float64).log().float(), torch.tensor(tokens)
+    at_target = logits.gather(1, targets[:, None])
+    per_token = token_statistics(
+        lambda low, high: logits[:, low:high].clone(), at_target, targets, vocabulary=logits.shape[1], width=logits.shape[1]
+    )
     nll, entropy, log_rank, var_logp = per_token.double().sum(dim=0).tolist()
     names = {"tokens": len(tokens), "nll": nll, "entropy": entropy, "log_rank": log_rank, "var_logp": var_logp}
     both = {f"{side}{name}": value for side in ("", "content_") for name, value in names.items()}

@@ -1,4 +1,4 @@
-"""The head is replayed through the model's own code: scaling, soft-capping and biases of any decoder come along."""
+"""Packs and tiles of the head give what the stock model gives, for any decoder: windows, scaling, soft-capping, biases."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_padded_batches_agree_with_the_stock_model(kind: str, dtype: str) -> None:
+def test_packs_agree_with_the_stock_model(kind: str, dtype: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **(SMALL | KINDS[kind]))
     stock = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -42,12 +42,21 @@ def test_padded_batches_agree_with_the_stock_model(kind: str, dtype: str) -> Non
     scored.load_state_dict(reference)
     # Only the model and its spec are used by the engine; no text is involved.
     engine = Engine(LanguageModel(scored, None, ModelSpec(kind, dtype=dtype)))  # type: ignore[arg-type]
-    rows = [Rendered(torch.randint(1, 120, (length,)).tolist(), 4, (4, length - 1), False, False) for length in (9, 30, 21)]
+    assert engine.why_padded is None
+    prefix = torch.randint(1, 120, (20,)).tolist()
+    rows = []
+    for length in (9, 30, 21):  # prompts of their own, and prompts that begin alike and have several responses
+        rows.append(Rendered(torch.randint(1, 120, (length,)).tolist(), 4, (4, length - 1), False, False))
+    for number, length in enumerate((30, 24, 50, 41, 33)):
+        ids = [*prefix, 7 + number // 3, *torch.randint(1, 120, (length - 21,)).tolist()]
+        rows.append(Rendered(ids, 21, (21, length), False, False))
     for row, result in zip(rows, engine.score(rows, batch_tokens=200), strict=True):
         assert isinstance(result, TokenSums)
         with torch.inference_mode():
             logits = stock(torch.tensor([list(row.input_ids)]), use_cache=False).logits[0]
-        expected = torch.nn.functional.cross_entropy(logits[3:-1].double(), torch.tensor(row.input_ids[4:]), reduction="sum")
+        first = row.start
+        told = torch.tensor(row.input_ids[first:])
+        expected = torch.nn.functional.cross_entropy(logits[first - 1 : -1].double(), told, reduction="sum")
         assert result.nll / result.tokens == pytest.approx(
             float(expected) / result.tokens, abs=1e-5 if dtype == "float32" else 0.1
         )
