@@ -64,7 +64,7 @@ def model_options(command: F) -> F:
             help="Strip this markup from completions before they are scored; kept rows stay as they are.",
         ),
         click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda if there is one]"),
-        click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens per batch.  [default: by device]"),
+        click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per batch.  [default: by device]"),
     ]
     return _all(options, command)
 

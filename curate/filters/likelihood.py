@@ -45,7 +45,7 @@ class ModelSettings(Filter):
     chat_template: Path | None = Field(default=None, description="A Jinja file that replaces the tokenizer's own template.")
     normalise: Normalisers = Field(default=(), description=WHAT)
     device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1 ...; default: cuda where there is one.")
-    batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Padded tokens per batch.")
+    batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Tokens per batch.")
 
     @property
     def spec(self) -> ModelSpec:
@@ -137,11 +137,11 @@ class ForwardPass(ModelSettings):
             "model": model_identity(spec.model, spec.revision),
             "device": spec.device,
             "device_name": torch.cuda.get_device_name(spec.device) if spec.device.startswith("cuda") else "cpu",
-            # Padded batches gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
+            # Packs gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
             "batch_tokens": self.batch_tokens or (32768 if spec.device.startswith("cuda") else 4096),
             "dtype": spec.dtype,
-            # As asked of every model; which of the two it has is decided by its architecture.
-            "attention": ", else ".join(ATTENTION),
+            # By what the model can do: rows in packs, or padded with the first of the others that its architecture has.
+            "attention": ", else ".join(("packs", *ATTENTION)),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -65,7 +65,7 @@ def engine_of(kind: str, **settings: Any) -> Engine:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, **settings}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=torch.float32).eval()
-    return Engine(LanguageModel(model, None, ModelSpec(kind)))  # type: ignore[arg-type]
+    return Engine(LanguageModel(model, None, ModelSpec(kind)))
 
 
 SMALL = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 600}
