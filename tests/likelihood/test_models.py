@@ -86,7 +86,7 @@ def test_an_architecture_without_sdpa_is_loaded_with_eager_attention(folder: Pat
 
 def test_sdpa_is_asked_for_and_recorded(tiny_model_dir: Path) -> None:
     assert load_model(ModelSpec(str(tiny_model_dir))).model.config._attn_implementation == "sdpa"
-    assert Likelihood(model=str(tiny_model_dir)).freeze()["attention"] == "sdpa, else eager"
+    assert Likelihood(model=str(tiny_model_dir)).freeze()["attention"] == "packs, else sdpa, else eager"
 
 
 # Devices
