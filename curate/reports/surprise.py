@@ -1,6 +1,5 @@
 """How surprised the model is by every token of a few rows: scored when the report is written, since a run stores only sums."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,18 +123,9 @@ def _example(run: RunData, row: int) -> Any:
 
 def token_nll(engine: "Engine", row: Rendered, first: int, end: int) -> list[float]:
     """Negative log-likelihood of the tokens from `first` to `end` (exclusive), in nats, given all that stands before them."""
-    import torch
-
-    # T tokens, V vocabulary
-    model = engine.loaded.model
-    ids = torch.tensor([list(row.input_ids[:end])], device=engine.loaded.spec.device)  # (1, T)
-    options: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = end - first + 1  # the last logits predict what was not asked for
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False, **options).logits[0, :-1].float()[first - end :]  # (end - first, V)
-        logp = logits.log_softmax(dim=1)  # (end - first, V)
-        return [-value for value in logp.gather(1, ids[0, first:end, None])[:, 0].tolist()]
+    (per_token,) = engine.token_statistics([row])
+    found: list[float] = per_token[first - row.start : end - row.start, 0].tolist()
+    return found
 
 
 def _pieces(tokenizer: Any, ids: Any, nll: list[float]) -> list[dict[str, Any]]:
