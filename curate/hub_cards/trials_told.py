@@ -15,6 +15,7 @@ from curate.trials.verdict import FEW_SEEDS
 
 MOST_CONTRASTS = 24
 _UNTRAINED = "cannot be told from the untrained model"
+_OTHER_SETTINGS = "not the recipe's own trial"
 _SAID_IN_CAVEATS = (f"fewer than {FEW_SEEDS} seeds", _UNTRAINED)
 
 
@@ -92,7 +93,9 @@ class Trials:
         caveats = list(self._caveats(data))
         told_already = [known for known in _SAID_IN_CAVEATS if any(known in caveat for caveat in caveats)]
         reasons = [line for line in data["verdict"]["reasons"] if not any(known in line for known in told_already)]
-        notes = [*reasons, *data["limits"], *data["notices"]]
+        # The caveats say it already, in whole sentences.
+        limits = [line for line in data["limits"] if not line.startswith(_OTHER_SETTINGS)]
+        notes = [*reasons, *limits, *data["notices"]]
         notes += [
             f"{overlap['found']:,} of {overlap['items']:,} test items of {overlap['task']} stand in the training rows"
             for overlap in data["overlaps"]

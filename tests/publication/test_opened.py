@@ -358,6 +358,6 @@ def test_a_token_that_the_hub_refuses_is_no_passing_trouble(status: int, words: 
     from curate.recipes.hub import explained
 
     error = HfHubHTTPError.__new__(HfHubHTTPError)
-    error.response = SimpleNamespace(status_code=status)
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[assignment]
     with pytest.raises(NetworkError, match=words), explained("hf://datasets/me/demo"):
         raise error
