@@ -143,7 +143,11 @@ class Engine:
             with torch.inference_mode():
                 alone = [self._padded([row])[0] for row in rows]
                 hidden, _, order = self._packed(rows)
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError) as error:
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the architecture
+        # Foreign models fail in many ways at an attention that they do not know (`NotImplementedError` is ours, for sinks and
+        # masks); every one means padded batches, which the caller tells with the reason.
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             return f"packing is not for {type(self._model).__name__}: {type(error).__name__}: {one_line(error)[:120]}"
         expected = torch.cat([alone[index] for index in order]).float()
         difference = float((hidden.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
