@@ -105,17 +105,16 @@ def _rendered(likelihood: Likelihood, renderer: Renderer, examples: list[Example
         if not isinstance(result, Rendered):
             rows.append(replace(_as_read(example), unscored=result.reason))
             continue
-        first, end = result.content
-        parts = [
-            ("context", result.input_ids[: result.start]),
-            ("closing", result.input_ids[result.start : first]),
-            ("content", result.input_ids[first:end]),
-            ("closing", result.input_ids[end:]),
-        ]
+        parts, done = [], 0
+        for turn in result.turns:
+            first, end = turn.content
+            for kind, stop in (("context", turn.start), ("closing", first), ("content", end), ("closing", turn.stop)):
+                parts.append((kind, result.input_ids[done:stop]))
+                done = stop
         segments = [Segment(kind, str(renderer.tokenizer.decode(list(ids)))) for kind, ids in parts if len(ids)]
         flags = [name for name in ("border_merged", "truncated") if getattr(result, name)]
-        row = PreviewRow(example.row, example.source, segments, len(result.input_ids) - result.start, flags)
-        trained = len(plain.input_ids) - plain.start if isinstance(plain, Rendered) else None
+        row = PreviewRow(example.row, example.source, segments, result.trained, flags)
+        trained = plain.trained if isinstance(plain, Rendered) else None
         rows.append(_before_and_after(row, example, likelihood.normalise, tokens=trained))
     return rows
 
@@ -187,7 +186,7 @@ def quote(examples: Examples, likelihood: Likelihood) -> Quote:
         reasons = ", ".join(f"{count} {reason}" for reason, count in unscored.items())
         raise InputError(f"{examples.name}: the model can score none of {len(sample)} sampled rows ({reasons})")
     lengths = np.array([len(row.input_ids) for row in rendered])
-    scored = np.array([len(row.input_ids) - row.start for row in rendered])
+    scored = np.array([row.trained for row in rendered])
     settings = likelihood.freeze()
     bound = likelihood.frozen(settings)
     engine = bound.engine()

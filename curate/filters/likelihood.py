@@ -261,9 +261,9 @@ class Likelihood(ForwardPass):
 
         if isinstance(row, Unrenderable):
             return row
-        first, end = row.content
-        ids = [eos if bos is None else bos, *row.input_ids[first:end]]
-        return Rendered(ids, start=1, content=(1, len(ids)), border_merged=False, truncated=row.truncated)
+        (turn,) = row.turns
+        ids = [eos if bos is None else bos, *row.input_ids[slice(*turn.content)]]
+        return Rendered.whole(ids, 1, truncated=row.truncated)
 
 
 @functools.cache

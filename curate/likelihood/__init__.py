@@ -3,7 +3,7 @@
 from curate.likelihood.batching import plan_batches
 from curate.likelihood.engine import Engine, OutOfMemory, load_engine
 from curate.likelihood.model import LanguageModel, ModelSpec, default_device, model_identity
-from curate.likelihood.rendering import ChatTemplateError, Rendered, Renderer, Unrenderable
+from curate.likelihood.rendering import ChatTemplateError, Rendered, Renderer, Turn, Unrenderable
 from curate.likelihood.statistics import TokenSums
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Rendered",
     "Renderer",
     "TokenSums",
+    "Turn",
     "Unrenderable",
     "default_device",
     "load_engine",

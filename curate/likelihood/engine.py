@@ -100,14 +100,18 @@ class Engine:
         import torch
 
         with torch.inference_mode():
-            hidden, targets, order = self._packed(rows) if self.why_padded is None else self._padded(rows)
+            hidden, targets, order = self.states(rows)
             per_token = self._head.statistics(hidden, targets).cpu()  # (N, 4)
-        counts = [len(rows[index].input_ids) - rows[index].start for index in order]
+        counts = [rows[index].trained for index in order]
         parts = dict(zip(order, per_token.split(counts), strict=True))  # type: ignore[no-untyped-call]
         return [parts[index] for index in range(len(rows))]
 
-    def _packed(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
+    def states(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
         """States (N, H) that predict the scored tokens, these tokens (N,), and the rows' indices in their order."""
+        return self._packed(rows) if self.why_padded is None else self._padded(rows)
+
+    def _packed(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
+        """`states` from a pack."""
         import torch
 
         device = self.loaded.spec.device
@@ -129,7 +133,8 @@ class Engine:
         ids = torch.tensor(padded, device=device)  # (B, T)
         scored = torch.zeros(len(rows), width, dtype=torch.bool, device=device)
         for index, row in enumerate(rows):
-            scored[index, row.start : len(row.input_ids)] = True
+            for turn in row.turns:
+                scored[index, turn.start : turn.stop] = True
         hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
         # Position t predicts token t+1.
         return hidden[:, :-1][scored[:, 1:]], ids[scored], range(len(rows))
@@ -194,17 +199,19 @@ def _trial_rows(vocabulary: int) -> list[Rendered]:
     for number, (own, response) in enumerate(lengths):
         prompt = [*shared, *(3 + 11 * place + own for place in range(own))]
         ids = [*prompt, *(5 + 13 * place + 17 * number for place in range(response))]
-        rows.append(
-            Rendered([i % vocabulary for i in ids], len(prompt), (len(prompt), len(ids)), border_merged=False, truncated=False)
-        )
+        rows.append(Rendered.whole([i % vocabulary for i in ids], len(prompt)))
     return rows
 
 
 def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
     """Sums of one row's statistics (N, 4)."""
-    first, end = (place - row.start for place in row.content)
-    total = per_token.sum(dim=0).tolist()
-    content = per_token[first:end].sum(dim=0).tolist()
+    content_tokens, content_sums, done = 0, per_token.new_zeros(4), 0
+    for turn in row.turns:
+        first, end = (done + place - turn.start for place in turn.content)
+        content_sums += per_token[first:end].sum(dim=0)
+        content_tokens += end - first
+        done += turn.stop - turn.start
+    total, content = per_token.sum(dim=0).tolist(), content_sums.tolist()
     if not all(math.isfinite(value) for value in total):
         return Unrenderable("nonfinite")
     nll, entropy, log_rank, var_logp = total
@@ -214,7 +221,7 @@ def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
         entropy=entropy,
         log_rank=log_rank,
         var_logp=var_logp,
-        content_tokens=end - first,
+        content_tokens=content_tokens,
         content_nll=content[0],
         content_entropy=content[1],
         content_log_rank=content[2],

@@ -105,8 +105,10 @@ def pack(rows: Sequence[Rendered], chosen: Sequence[int]) -> Pack:
             row = rows[index]
             start, stop = add(row.input_ids[row.start : -1], (*root, place))
             order.append(index)
-            predictors += [place[1] - 1, *range(start, stop)]
-            targets += row.input_ids[row.start :]
+            predicting = [place[1] - 1, *range(start, stop)]
+            for turn in row.turns:
+                predictors += predicting[turn.start - row.start : turn.stop - row.start]
+                targets += row.input_ids[turn.start : turn.stop]
     return Pack(order, ids, positions, segments, predictors, targets)
 
 

@@ -18,16 +18,39 @@ largest thing in memory; the tokenizer is no faster beyond this."""
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What is trained of one assistant message: loss falls on the tokens from `start` to `stop` (exclusive)."""
+
+    start: int
+    stop: int
+    content: tuple[int, int]
+    """First token and end (exclusive) of the verbatim text; what follows are the template's closing tokens."""
+
+
+@dataclass(frozen=True)
 class Rendered:
-    """One row as token ids. Loss falls on `input_ids[start:]`; of these, `content` marks the verbatim completion."""
+    """One row as token ids, with the turns that bear loss, in order; nothing stands behind the last one."""
 
     input_ids: Sequence[int]
-    start: int
-    content: tuple[int, int]
-    """First token and end (exclusive) of the verbatim completion; what follows are the template's closing tokens."""
-    border_merged: bool
+    turns: Sequence[Turn]
+    border_merged: bool = False
     """Loss begins inside the prompt's text: a token spans the border, so training and inference see different contexts."""
-    truncated: bool
+    truncated: bool = False
+
+    @classmethod
+    def whole(cls, input_ids: Sequence[int], start: int, content: tuple[int, int] | None = None, **flags: bool) -> "Rendered":
+        """A row with one turn, which begins at `start`; all of it is content unless told otherwise."""
+        return cls(input_ids, (Turn(start, len(input_ids), content or (start, len(input_ids))),), **flags)
+
+    @property
+    def start(self) -> int:
+        """Tokens before the first that bears loss."""
+        return self.turns[0].start
+
+    @property
+    def trained(self) -> int:
+        """Tokens that bear loss."""
+        return sum(turn.stop - turn.start for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -155,13 +178,7 @@ class Renderer:
         content = (inside[0], inside[-1] + 1) if inside else (start, start)
         if not inside:
             return Unrenderable("too_long" if end < len(ids) else "no_completion_tokens")
-        return Rendered(
-            input_ids=ids[:end],
-            start=start,
-            content=content,
-            border_merged=start < len(prompt_ids),
-            truncated=end < len(ids),
-        )
+        return Rendered.whole(ids[:end], start, content, border_merged=start < len(prompt_ids), truncated=end < len(ids))
 
 
 def common_prefix(ids: Sequence[object], other_ids: Sequence[object]) -> int:

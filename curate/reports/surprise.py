@@ -95,7 +95,8 @@ def _scored(run: RunData, chosen: list[tuple[int, str]], filter_: Likelihood) ->
         tokens = rendered[row]
         if not isinstance(tokens, Rendered):
             continue
-        first, end = tokens.content
+        (turn,) = tokens.turns
+        first, end = turn.content
         shown = min(end, first + MOST_TOKENS)
         nll = token_nll(engine, tokens, first, shown)
         step = int(run.rejected_by[row])

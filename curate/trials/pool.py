@@ -137,7 +137,7 @@ def _measure(rows: RowStore, likelihood: Likelihood, part: npt.NDArray[np.int8])
         for shard in rows.shards:
             for place, found in enumerate(renderer.render(rows.examples(shard)), shard.start):
                 if isinstance(found, Rendered):
-                    tokens[place] = len(found.input_ids) - found.start
+                    tokens[place] = found.trained
                     truncated[place] = found.truncated
                 elif part[place] == TRAIN:
                     unusable[found.reason] = unusable.get(found.reason, 0) + 1

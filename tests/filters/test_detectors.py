@@ -87,7 +87,7 @@ def test_the_four_agree_with_brute_force_from_the_logits(tiny_model_dir: Path, v
     assert isinstance(found, dict)
     (row,) = Renderer.load(ModelSpec(str(tiny_model_dir)), max_length=512).render([example("One, two, three and yes or no.")])
     assert isinstance(row, Rendered)
-    first, end = row.content
+    first, end = row.turns[0].content
     eos = Renderer.load(ModelSpec(str(tiny_model_dir)), max_length=512).tokenizer.eos_token_id
     ids, start = (list(row.input_ids), first) if view == "conditional" else ([eos, *row.input_ids[first:end]], 1)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir).double()

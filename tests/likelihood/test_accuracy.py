@@ -47,7 +47,7 @@ def _reference(model: Any, row: Rendered) -> dict[str, float]:
         sums["entropy"] -= mean
         sums["log_rank"] += math.log(1 + int((logits[place - 1] > logits[place - 1][token]).sum()))
         sums["var_logp"] += float((p * logp**2).sum()) - mean**2
-        if row.content[0] <= place < row.content[1]:
+        if row.turns[0].content[0] <= place < row.turns[0].content[1]:
             sums["content_nll"] -= float(logp[token])
     return sums
 

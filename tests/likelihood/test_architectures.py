@@ -46,10 +46,10 @@ def test_packs_agree_with_the_stock_model(kind: str, dtype: str) -> None:
     prefix = torch.randint(1, 120, (20,)).tolist()
     rows = []
     for length in (9, 30, 21):  # prompts of their own, and prompts that begin alike and have several responses
-        rows.append(Rendered(torch.randint(1, 120, (length,)).tolist(), 4, (4, length - 1), False, False))
+        rows.append(Rendered.whole(torch.randint(1, 120, (length,)).tolist(), 4, (4, length - 1)))
     for number, length in enumerate((30, 24, 50, 41, 33)):
         ids = [*prefix, 7 + number // 3, *torch.randint(1, 120, (length - 21,)).tolist()]
-        rows.append(Rendered(ids, 21, (21, length), False, False))
+        rows.append(Rendered.whole(ids, 21, (21, length)))
     for row, result in zip(rows, engine.score(rows, batch_tokens=200), strict=True):
         assert isinstance(result, TokenSums)
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from curate.likelihood.packing import LEAST_SHARED, pack, plan_packs
 
 def row(prompt: list[int], response: list[int]) -> Rendered:
     ids = [*prompt, *response]
-    return Rendered(ids, len(prompt), (len(prompt), len(ids)), border_merged=False, truncated=False)
+    return Rendered.whole(ids, len(prompt))
 
 
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=6)

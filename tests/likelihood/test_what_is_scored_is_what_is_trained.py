@@ -189,7 +189,7 @@ def test_content_tokens_hold_the_completion_and_no_closing_token(template: str |
         [Example([{"role": "user", "content": "number of apples?"}, {"role": "assistant", "content": text}])]
     )
     assert isinstance(row, Rendered)
-    first, end = row.content
+    first, end = row.turns[0].content
     assert tokenizer.decode(row.input_ids[first:end]).strip() == text
     closing = tokenizer.decode(row.input_ids[end:])
     assert closing.strip() in {"<|im_end|>", "<|endoftext|>", ""}

@@ -232,7 +232,7 @@ def log_likelihood(asker: Asker, prompt: str, option: str) -> float:
     messages: list[Message] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": option}]
     (row,) = asker.likelihood.renderer().render([Example(messages)])
     assert isinstance(row, Rendered)
-    first, end = row.content
+    first, end = row.turns[0].content
     with torch.inference_mode():
         logits = asker.model(input_ids=torch.tensor([list(row.input_ids)])).logits[0].log_softmax(-1)
     return sum(float(logits[at - 1, row.input_ids[at]]) for at in range(first, end))
