@@ -6,6 +6,7 @@ size of a pack exists.
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +27,34 @@ class _Layout:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, int], torch.Tensor] = {}
 
-    def mask(self, seen: int, own: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
-        """What is added to a segment's scores: (R, C), 0 or -inf."""
+    def mask(self, seen: int, own: int, window: int | None, groups: int, like: "torch.Tensor") -> "torch.Tensor":
+        """What is added to a segment's scores: (1, G R, C), 0 or -inf."""
         import torch
 
-        key = (seen, own, window)
+        key = (seen, own, window, groups)
         if key not in self._masks:
             distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            self._masks[key] = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
+            mask = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
+            self._masks[key] = mask.repeat(groups, 1)[None]
         return self._masks[key]
 
 
-_ACTIVE: list[_Layout] = []
+class _Active(threading.local):
+    """The layouts that this thread's models run on, the innermost last."""
+
+    def __init__(self) -> None:
+        self.layouts: list[_Layout] = []
+
+
+_ACTIVE = _Active()
+_LOCK = threading.Lock()
+_BEFORE: dict[int, tuple[int, str | None]] = {}
+"""By id of a model's config: how many packs run on it in all threads, and the attention that it had before the first."""
 
 
 @contextlib.contextmanager
@@ -51,14 +63,22 @@ def laid_out(model: Any, pack: Pack) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, segment_attention)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME  # read by every layer in every pass
-    _ACTIVE.append(_Layout(pack))
+    config = model.config
+    with _LOCK:
+        count, before = _BEFORE.get(id(config), (0, config._attn_implementation))
+        _BEFORE[id(config)] = count + 1, before
+        config._attn_implementation = NAME  # read by every layer in every pass
+    _ACTIVE.layouts.append(_Layout(pack))
     try:
         yield
     finally:
-        _ACTIVE.pop()
-        model.config._attn_implementation = before
+        _ACTIVE.layouts.pop()
+        with _LOCK:
+            count, before = _BEFORE.pop(id(config))
+            if count > 1:
+                _BEFORE[id(config)] = count - 1, before
+            else:
+                config._attn_implementation = before
 
 
 def segment_attention(
@@ -79,7 +99,7 @@ def segment_attention(
     unknown = [name for name, asked in others.items() if name in ("s_aux", "position_bias", "head_mask") and asked is not None]
     if unknown or attention_mask is not None:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
-    layout = _ACTIVE[-1]
+    layout = _ACTIVE.layouts[-1]
     heads, tokens, size = query.shape[1:]
     groups = heads // key.shape[1]
     scale = size**-0.5 if scaling is None else scaling
@@ -98,7 +118,7 @@ def segment_attention(
             # Keys that no query of this block sees are left out: those behind it, and those before the first one's window.
             low, high = 0 if sliding_window is None else max(0, seen + first - sliding_window + 1), seen + last
             asked = split[:, :, segment.start + first : segment.start + last].reshape(key.shape[1], -1, size)  # (K, G R, D)
-            mask = layout.mask(seen + first - low, last - first, sliding_window, query).repeat(groups, 1)[None]
+            mask = layout.mask(seen + first - low, last - first, sliding_window, groups, query)
             found = _attend(asked, near_keys[:, low:high], near_values[:, low:high], mask, scale, softcap)
             output[0, segment.start + first : segment.start + last] = found.view(heads, last - first, -1).transpose(0, 1)
     return output, None

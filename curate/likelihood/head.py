@@ -1,33 +1,35 @@
 """From hidden states to statistics of scored tokens, a tile of the vocabulary at a time: [tokens, vocabulary] never exists."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError
-from curate.likelihood.statistics import token_statistics
+from curate.likelihood.statistics import LOWEST, token_statistics
 
 if TYPE_CHECKING:
     import torch
 
 # N scored tokens, V vocabulary, H hidden size, W width of a tile
 
-TOKENS, TILE_BYTES = 512, 4 << 20
+TOKENS, TILE_BYTES = 256, 1 << 20
 """Hidden states that go through the head together, and the bytes of their float32 logits in one tile: what a cache holds."""
 
 
 class Head:
     """Everything that a model does behind its body, with statistics in place of logits.
 
-    The model's own code turns the output layer's products into logits (scaling, soft-capping of any architecture): the body is
-    made to return given states and the output layer given products. Where that code changes nothing, it is not run.
+    The model's own code turns the output layer's products into logits (scaling, soft-capping of any architecture): it runs with
+    stand-ins that return given states for the body and given products for the output layer. Where that code changes nothing,
+    it is not run.
     """
 
     def __init__(self, model: Any, body: Any) -> None:
         self._model, self._body = model, body
         self._layer = model.get_output_embeddings()
-        if self._layer is None or not hasattr(self._layer, "weight"):
+        if self._layer is None or not hasattr(self._layer, "weight") or body is model:
             raise ModelError(f"{type(model).__name__}: has no output layer that could be read in parts")
+        self._paths = {path: part for path, part in model.named_modules() if part is body or part is self._layer}
         self.vocabulary = int(self._layer.weight.shape[0])
         self._is_plain = self._changes_nothing()
 
@@ -77,31 +79,21 @@ class Head:
     def _finished(self, products: "torch.Tensor") -> "torch.Tensor":
         """What the model makes of the output layer's products (N, W)."""
         if self._is_plain:
-            return products.float()
-        with self._returning(products):
-            return self._run(len(products), products)
+            logits = products.float()
+            return logits if getattr(self._layer, "bias", None) is None else logits.clamp_(min=LOWEST)
+        return self._run(products).clamp_(min=LOWEST)
 
-    def _run(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+    def _run(self, products: "torch.Tensor") -> "torch.Tensor":
+        """The model's code between output layer and logits."""
         import torch
 
-        dummy = torch.zeros(1, count, dtype=torch.long, device=like.device)
-        return self._model(input_ids=dummy, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
-
-    @contextlib.contextmanager
-    def _returning(self, products: "torch.Tensor") -> Iterator[None]:
-        """Body and output layer give what is put here; the model's code around them is its own."""
-        states = products.new_zeros(1, len(products), 1)
-        replaced: list[tuple[Any, Callable[..., Any]]] = [
-            (self._body, lambda *_, **__: _BodyOutput(states)),
-            (self._layer, lambda *_, **__: products[None]),
-        ]
-        for module, forward in replaced:
-            module.forward = forward
-        try:
-            yield
-        finally:
-            for module, _ in replaced:
-                del module.forward  # the instance attribute; the class's method shows again
+        states = _BodyOutput(products.new_zeros(1, len(products), 1))
+        stand_ins = {
+            path: _StandIn(part, states if part is self._body else products[None]) for path, part in self._paths.items()
+        }
+        model = _with(self._model, stand_ins)
+        dummy = torch.zeros(1, len(products), dtype=torch.long, device=products.device)
+        return model(input_ids=dummy, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
 
     def _changes_nothing(self) -> bool:
         """Whether logits are the output layer's products, bit for bit."""
@@ -109,8 +101,33 @@ class Head:
 
         weight = self._layer.weight
         products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
-        with torch.inference_mode(), self._returning(products):
-            return bool(torch.equal(self._run(8, products), products.float()))
+        with torch.inference_mode():
+            return bool(torch.equal(self._run(products), products.float()))
+
+
+def _with(module: Any, parts: Mapping[str, Any]) -> Any:
+    """A copy of a module that shares all but the parts named by path; the module itself stays as it is, for other threads."""
+    changed = copy.copy(module)
+    changed.__dict__.pop("forward", None)  # put there by accelerate, it would run the original
+    children = dict(module._modules)
+    for name in {path.partition(".")[0] for path in parts}:
+        deeper = {rest: part for path, part in parts.items() for first, _, rest in [path.partition(".")] if first == name}
+        children[name] = deeper[""] if "" in deeper else _with(children[name], deeper)
+    changed.__dict__["_modules"] = children
+    return changed
+
+
+class _StandIn:
+    """A module that returns what is put here, whatever it is called with."""
+
+    def __init__(self, module: Any, output: Any) -> None:
+        self._module, self._output = module, output
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self._output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 class _BodyOutput:

@@ -38,6 +38,10 @@ class TokenSums:
         return asdict(self)
 
 
+LOWEST = -1e30
+"""Stands for a logit of -inf, a token that can never come: its weight is 0, and 0 times -inf would be no number."""
+
+
 def token_statistics(
     tile: "Callable[[int, int], torch.Tensor]",
     at_target: "torch.Tensor",
@@ -48,44 +52,45 @@ def token_statistics(
 ) -> "torch.Tensor":
     """Statistics of N tokens in one sweep over the vocabulary: float64 (N, 4): nll, entropy, log_rank, var_logp.
 
-    `tile(low, high)` gives float32 logits (N, high - low), which are overwritten; `at_target` (N, 1) holds those of the targets
-    (N,). All sums are relative to the highest logit so far, as in an online softmax, and taken in float64.
+    `tile(low, high)` gives float32 logits (N, high - low), which are overwritten, none below `LOWEST`; `at_target` (N, 1) holds
+    those of the targets (N,). Sums are relative to the highest logit so far, as in an online softmax: float32 within a tile,
+    float64 over the tiles.
     """
     import torch
 
-    sums = torch.zeros(len(targets), 3, dtype=torch.float64, device=targets.device)  # of e, e x, e x^2 with x = logit - top
+    sums = torch.zeros(3, len(targets), dtype=torch.float64, device=targets.device)  # of e, e x, e x^2 with x = logit - top
     top = torch.full_like(at_target, torch.finfo(at_target.dtype).min)
-    above = torch.zeros_like(targets)
+    above = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
     for low in range(0, vocabulary, width):
         logits = tile(low, min(vocabulary, low + width))  # (N, W)
+        spare = torch.empty_like(logits)
+        # Comparing into floats and adding these is several times as fast as counting booleans, and as exact.
+        count = torch.gt(logits, at_target, out=spare).sum(dim=1)  # ties share the best rank
         own = targets - low
         inside = ((own >= 0) & (own < logits.shape[1])).nonzero()[:, 0]
-        above += (logits > at_target).sum(dim=1)  # ties share the best rank
         # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
-        above[inside] -= (logits[inside, own[inside]] > at_target[inside, 0]).long()
-        top = _add(logits, sums, top)
-    weight, first, second = sums.unbind(dim=1)
+        count[inside] -= spare[inside, own[inside]]
+        above += count
+        top = _add(logits, spare, sums, top)
+    weight, first, second = sums
     mean, square = first / weight, second / weight  # of x, under the prediction
     log_weight = weight.log()
     nll = log_weight + (top.double() - at_target.double())[:, 0]
     variance = (square - mean * mean).clamp_(min=0)
-    return torch.stack([nll, log_weight - mean, above.add_(1).double().log(), variance], dim=1)
+    return torch.stack([nll, log_weight - mean, above.add_(1).log(), variance], dim=1)
 
 
-def _add(logits: "torch.Tensor", sums: "torch.Tensor", top: "torch.Tensor") -> "torch.Tensor":
-    """Take a tile into the sums; returns the new highest logit."""
+def _add(logits: "torch.Tensor", spare: "torch.Tensor", sums: "torch.Tensor", top: "torch.Tensor") -> "torch.Tensor":
+    """Take a tile into the sums; returns the new highest logit. Overwrites the tile and `spare`, which is of its shape."""
     import torch
 
     highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
     _lower(sums, (top.double() - highest.double())[:, 0])
     shifted = logits.sub_(highest)  # x
-    weights = shifted.exp()  # e
-    # A logit of -inf (a token that can never come) has e = 0 and adds nothing; 0 * -inf would be nan.
-    shifted.clamp_(min=-1e4)
-    sums[:, 0] += weights.sum(dim=1, dtype=torch.float64)
-    weights.mul_(shifted)
-    sums[:, 1] += weights.sum(dim=1, dtype=torch.float64)
-    sums[:, 2] += torch.linalg.vecdot(weights, shifted).double()
+    terms = torch.exp(shifted, out=spare)  # e
+    sums[0] += terms.sum(dim=1)
+    sums[1] += terms.mul_(shifted).sum(dim=1)
+    sums[2] += terms.mul_(shifted).sum(dim=1)
     return highest
 
 
@@ -95,7 +100,7 @@ def _lower(sums: "torch.Tensor", by: "torch.Tensor") -> None:
 
     factor = by.exp()
     by = torch.where(factor > 0, by, 0.0)  # nothing has been added yet, or it vanishes
-    weight, first, second = sums.unbind(dim=1)
-    sums[:, 2] = (second + 2 * by * first + by * by * weight) * factor
-    sums[:, 1] = (first + by * weight) * factor
-    sums[:, 0] = weight * factor
+    weight, first, second = sums
+    sums[2] = (second + 2 * by * first + by * by * weight) * factor
+    sums[1] = (first + by * weight) * factor
+    sums[0] = weight * factor

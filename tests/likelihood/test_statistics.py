@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from curate.likelihood import plan_batches
 from curate.likelihood.rendering import common_prefix, find_content
-from curate.likelihood.statistics import token_statistics
+from curate.likelihood.statistics import LOWEST, token_statistics
 
 
 def statistics_of(logits: torch.Tensor, targets: torch.Tensor, width: int = 7) -> list[float]:
     """Of the first token, from tiles of the given width."""
     at_target = logits.gather(1, targets[:, None])
     found = token_statistics(
-        lambda low, high: logits[:, low:high].clone(), at_target, targets, vocabulary=logits.shape[1], width=width
+        lambda low, high: logits[:, low:high].clamp(min=LOWEST), at_target, targets, vocabulary=logits.shape[1], width=width
     )
     return [float(value) for value in found[0]]
 
@@ -54,7 +54,7 @@ def test_tiles_of_any_width_give_what_the_whole_gives(width: int, scale: float) 
     logits[:, :4] += torch.linspace(-90, 90, 4) * (scale > 1)
     targets = torch.randint(200, 257, (40,), generator=generator)
     at_target = logits.gather(1, targets[:, None])
-    tiles = [logits[:, low : low + width].clone() for low in range(0, 257, width)]
+    tiles = [logits[:, low : low + width].clamp(min=LOWEST) for low in range(0, 257, width)]
     found = token_statistics(lambda low, high: tiles[low // width], at_target, targets, vocabulary=257, width=width)
     logp = logits.double().log_softmax(dim=1)
     p = logp.exp()
