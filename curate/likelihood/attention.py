@@ -26,13 +26,13 @@ class _Layout:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
 
     def mask(self, seen: int, own: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
         """What is added to a segment's scores: (R, C), 0 or -inf."""
         import torch
 
-        key = (seen, own, window)
+        key = (seen, own, window, like.device)
         if key not in self._masks:
             distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
             hidden = distance < 0

@@ -28,22 +28,30 @@ class Head:
         self._layer = model.get_output_embeddings()
         if self._layer is None or not hasattr(self._layer, "weight"):
             raise ModelError(f"{type(model).__name__}: has no output layer that could be read in parts")
+        if not self._layer.weight.is_floating_point():
+            raise ModelError(f"{type(model).__name__}: its output layer is quantised; save the model with that layer left out")
         self.vocabulary = int(self._layer.weight.shape[0])
         self._is_plain = self._changes_nothing()
 
     def statistics(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """Hidden states (N, H) and ids (N,) -> float64 (N, 4): nll, entropy, log_rank, var_logp; see `TokenSums`."""
         import torch
+        from accelerate.utils import align_module_device
 
-        parts = [self._sweep(hidden[at : at + TOKENS], targets[at : at + TOKENS]) for at in range(0, len(targets), TOKENS)]
+        with align_module_device(self._layer):  # brings in what a device map has put off the devices; else does nothing
+            hidden, targets = (given.to(self._layer.weight.device) for given in (hidden, targets))
+            parts = [self._sweep(hidden[at : at + TOKENS], targets[at : at + TOKENS]) for at in range(0, len(targets), TOKENS)]
         return torch.cat(parts)
 
     def logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Hidden states (N, H) -> float32 (N, V); for few tokens."""
         import torch
+        from accelerate.utils import align_module_device
 
         width = self._width(len(hidden))
-        return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
+        with align_module_device(self._layer):
+            hidden = hidden.to(self._layer.weight.device)
+            return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
 
     def _width(self, tokens: int) -> int:
         return min(self.vocabulary, max(256, TILE_BYTES // (4 * max(tokens, 1))))
@@ -95,22 +103,29 @@ class Head:
             (self._body, lambda *_, **__: _BodyOutput(states)),
             (self._layer, lambda *_, **__: products[None]),
         ]
+        # accelerate hangs its hooks up as instance attributes too; without one the class's method has to show again.
+        before = [(module, module.__dict__.get("forward")) for module, _ in replaced]
         for module, forward in replaced:
             module.forward = forward
         try:
             yield
         finally:
-            for module, _ in replaced:
-                del module.forward  # the instance attribute; the class's method shows again
+            for module, forward in before:
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
 
     def _changes_nothing(self) -> bool:
         """Whether logits are the output layer's products, bit for bit."""
         import torch
+        from accelerate.utils import align_module_device
 
-        weight = self._layer.weight
-        products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
-        with torch.inference_mode(), self._returning(products):
-            return bool(torch.equal(self._run(8, products), products.float()))
+        with torch.inference_mode(), align_module_device(self._layer):
+            weight = self._layer.weight
+            products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
+            with self._returning(products):
+                return bool(torch.equal(self._run(8, products), products.float()))
 
 
 class _BodyOutput:

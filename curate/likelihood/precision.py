@@ -18,6 +18,8 @@ def matrices_only(model: "PreTrainedModel") -> None:
     head = model.get_output_embeddings()
     for module in model.modules():
         own = list(module.parameters(recurse=False))
+        if any(not parameter.is_floating_point() for parameter in own):
+            continue  # quantised: its numbers are no weights, and it casts what it is given, and back
         is_matrix = any(parameter.ndim >= 2 for parameter in own) and not isinstance(module, torch.nn.Embedding)
         if is_matrix and module is not head:
             module.register_forward_pre_hook(_narrow)

@@ -58,11 +58,12 @@ def token_statistics(
     above = torch.zeros_like(targets)
     for low in range(0, vocabulary, width):
         logits = tile(low, min(vocabulary, low + width))  # (N, W)
-        own = targets - low
-        inside = ((own >= 0) & (own < logits.shape[1])).nonzero()[:, 0]
+        own = targets - low  # (N,)
+        inside = (own >= 0) & (own < logits.shape[1])
         above += (logits > at_target).sum(dim=1)  # ties share the best rank
         # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
-        above[inside] -= (logits[inside, own[inside]] > at_target[inside, 0]).long()
+        again = logits.gather(1, own.clamp(0, logits.shape[1] - 1)[:, None])  # (N, 1); a choice of rows would wait for a GPU
+        above -= ((again > at_target)[:, 0] & inside).long()
         top = _add(logits, sums, top)
     weight, first, second = sums.unbind(dim=1)
     mean, square = first / weight, second / weight  # of x, under the prediction
