@@ -25,8 +25,12 @@ def matrices_only(model: "PreTrainedModel") -> None:
             module.register_forward_pre_hook(_narrow)
             module.register_forward_hook(_widen)
             continue
-        for parameter in own:
-            parameter.data = parameter.data.float()
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            wide = parameter.data.float()
+            if parameter.is_meta:  # off the devices: accelerate brings the weight in as the type that stands here
+                setattr(module, name, torch.nn.Parameter(wide, requires_grad=False))
+            else:
+                parameter.data = wide
     if head is not None:
         head.float()  # tied to the embedding or not: both are float32 now
 
