@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from curate.likelihood import varlen
 from curate.likelihood.packing import Pack
 
 if TYPE_CHECKING:
@@ -24,9 +25,17 @@ BLOCK = 256
 class _Layout:
     """The pack that a model runs on, and the masks of its segments' shapes."""
 
-    def __init__(self, pack: Pack) -> None:
+    def __init__(self, pack: Pack, *, narrow: bool) -> None:
         self.pack = pack
+        self.narrow = narrow
+        self._parts: dict[torch.device, list[varlen.Part]] = {}
         self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
+
+    def parts(self, device: "torch.device") -> list[varlen.Part]:
+        """The segments as one kernel reads them; made once, for all layers on a device."""
+        if device not in self._parts:
+            self._parts[device] = varlen.parts_of(self.pack, device)
+        return self._parts[device]
 
     def mask(self, seen: int, own: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
         """What is added to a segment's scores: (R, C), 0 or -inf."""
@@ -46,14 +55,17 @@ _ACTIVE: list[_Layout] = []
 
 
 @contextlib.contextmanager
-def laid_out(model: Any, pack: Pack) -> Iterator[None]:
-    """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own."""
+def laid_out(model: Any, pack: Pack, *, narrow: bool = False) -> Iterator[None]:
+    """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own.
+
+    `narrow` lets attention be computed in bfloat16, where the device has a kernel for whole packs.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, segment_attention)
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME  # read by every layer in every pass
-    _ACTIVE.append(_Layout(pack))
+    _ACTIVE.append(_Layout(pack, narrow=narrow))
     try:
         yield
     finally:
@@ -83,6 +95,8 @@ def segment_attention(
     heads, tokens, size = query.shape[1:]
     groups = heads // key.shape[1]
     scale = size**-0.5 if scaling is None else scaling
+    if layout.narrow and varlen.is_for(query, key, value, softcap):
+        return varlen.attend(layout.parts(query.device), query, key, value, scale=scale, window=sliding_window), None
     keys, values = key[0], value[0]
     split = query.view(key.shape[1], groups, tokens, size)  # (K, G, T, D)
     output = query.new_empty(1, tokens, heads, value.shape[-1])

@@ -136,7 +136,7 @@ class Engine:
 
         packed = pack(rows, range(len(rows)))
         ids, positions = (_sent([values], self._entrance) for values in (packed.ids, packed.positions))  # (1, T)
-        with attention.laid_out(self._model, packed):
+        with attention.laid_out(self._model, packed, narrow=self.loaded.spec.dtype == "bfloat16"):
             hidden = self._body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0]  # (T, H)
         predictors, targets = (_sent(values, hidden.device) for values in (packed.predictors, packed.targets))
         return hidden[predictors], targets, packed.rows
@@ -175,6 +175,8 @@ class Engine:
         expected = torch.cat([alone[index] for index in order]).float()
         difference = float((hidden.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
         allowed = AGREEMENT if self.loaded.spec.dtype == "float32" else 1e-2
+        if self.loaded.spec.quantize == "8bit":
+            allowed = 5e-2  # LLM.int8 rounds inputs to 8 bits too, by what else is in the batch: 1.4e-2 with stories260K
         # Not `>`: states that are not finite agree with nothing.
         return None if difference <= allowed else f"packed rows of {type(self._model).__name__} see each other"
 
