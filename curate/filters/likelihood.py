@@ -248,6 +248,7 @@ class Likelihood(ForwardPass):
     same tokens, so that both views can be compared.
     With `normalise` the completion is scored without the named markup, here and in every filter that takes the option. Kept
     rows stay as they were read: what is trained still holds the markup, so such a score is no longer of exactly what is trained.
+    With `quantize` the model is another one: scores compare with each other, not with those of the whole weights.
     Cost: one forward pass of the model over every token.
     Source: perplexity of arXiv:2402.11192; rank, entropy and variance as in Fast-DetectGPT (arXiv:2310.05130).
     """

@@ -113,9 +113,7 @@ def check_quantize(spec: ModelSpec) -> None:
     if spec.quantize is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(
-            f'--quantize {spec.quantize} needs bitsandbytes; install it with: pip install "curate-sft[4bit]"',
-        )
+        raise UsageError(f'--quantize {spec.quantize} needs bitsandbytes; install it with: pip install "curate-sft[4bit]"')
     if "quantization_config" in _read_config(spec):
         raise UsageError(f"--quantize {spec.quantize}: {spec.model} holds quantised weights already; leave the option out")
 
@@ -312,6 +310,12 @@ def load_model(spec: ModelSpec) -> LanguageModel:
         raise _unloadable(spec, error, "cannot be loaded as a causal language model") from error
     if getattr(model, "_hf_peft_config_loaded", False):  # a Hub repository may hold an adapter beside its model
         raise ModelError(f"{spec.model}: holds a PEFT adapter; {_MERGE}")
+    on_disk = [name for name, place in getattr(model, "hf_device_map", {}).items() if place == "disk"]
+    if on_disk:  # every batch would read them anew
+        raise ModelError(
+            f"{spec.model}: does not fit into the GPUs and memory, {len(on_disk)} of its parts would lie on the disk "
+            f"({on_disk[0]} ...); hold it in fewer bits (--quantize 4bit) or take a smaller model"
+        )
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= embeddings:

@@ -102,7 +102,7 @@ def attend(
     scale: float,
     window: int | None,
 ) -> "torch.Tensor":
-    """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D), of the query's type; computed in bfloat16, summed in float32."""
+    """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D) of the query's type, computed in bfloat16."""
     import torch
 
     kernel = _kernel()
