@@ -240,10 +240,11 @@ def _reservoir(examples: Examples) -> tuple[list[Example], int, int]:
 
 def _peak_memory_mb(device: str) -> float | None:
     """Peak memory of the probe: on the device, or of this process."""
-    if device.startswith("cuda"):
+    if device != "cpu":
         import torch
 
-        return float(torch.cuda.max_memory_allocated(device) / 1e6)
+        devices = range(torch.cuda.device_count()) if device == "auto" else [device]
+        return sum(torch.cuda.max_memory_allocated(one) for one in devices) / 1e6
     import resource
     import sys
     from pathlib import Path

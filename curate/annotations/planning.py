@@ -56,7 +56,7 @@ def _tell_of_new_versions(filter_: Filter, store: AnnotationStore) -> None:
     if store.is_complete or not before:
         return
     now = filter_.freeze()
-    for what in ("torch", "transformers", "device_name"):
+    for what in ("torch", "transformers", "bitsandbytes", "device_name", "device_map"):
         if what in before and before[what] != now.get(what):
             progress.note(
                 f"{filter_.name}: begun with {what} {before[what]}, now {now.get(what)}; "

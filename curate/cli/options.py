@@ -53,6 +53,9 @@ def model_options(command: F) -> F:
         click.option(
             "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Number type of the model.  [default: auto]"
         ),
+        click.option(
+            "--quantize", type=click.Choice(["4bit", "8bit"]), help="Hold the model's weights in fewer bits; needs bitsandbytes."
+        ),
         click.option("--max-length", type=click.IntRange(min=2), help="Tokens per row, as in SFTConfig.  [default: 1024]"),
         click.option(
             "--chat-template", type=click.Path(path_type=Path), help="A Jinja file in place of the tokenizer's template."
@@ -63,7 +66,7 @@ def model_options(command: F) -> F:
             type=click.Choice(["answer_line", "calculator_marks", "markdown", "whitespace"]),
             help="Strip this markup from completions before they are scored; kept rows stay as they are.",
         ),
-        click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda if there is one]"),
+        click.option("--device", help="cpu, cuda, cuda:1 ..., auto (all GPUs).  [default: cuda if there is one]"),
         click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per batch.  [default: by device]"),
     ]
     return _all(options, command)
@@ -129,7 +132,8 @@ def loading(options: dict[str, Any]) -> dict[str, Any]:
 def target(options: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the target model, taken out of all options; None when nothing was said."""
     names = {"model": "model", "model_revision": "revision"}
-    names |= {name: name for name in ("dtype", "max_length", "chat_template", "normalise", "device", "batch_tokens")}
+    same = ("dtype", "quantize", "max_length", "chat_template", "normalise", "device", "batch_tokens")
+    names |= {name: name for name in same}
     found = {field: value for option, field in names.items() if (value := options.pop(option)) not in (None, ())}
     return found or None
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +16,16 @@ from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
 from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
-from curate.likelihood.model import ATTENTION, Dtype, check_device, default_dtype, maximal_length
+from curate.likelihood.model import (
+    ATTENTION,
+    Dtype,
+    Quantize,
+    check_device,
+    check_quantize,
+    default_dtype,
+    device_name,
+    maximal_length,
+)
 
 if TYPE_CHECKING:
     from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
@@ -28,7 +38,7 @@ Normalisers = Annotated[tuple[str, ...], BeforeValidator(read_names)]
 class ModelSettings(Filter):
     """Which model, and what of a row it sees. Base of all filters that ask the target model."""
 
-    described_by_identity: ClassVar = ("model", "revision", "dtype", "max_length", "chat_template", "normalise")
+    described_by_identity: ClassVar = ("model", "revision", "dtype", "quantize", "max_length", "chat_template", "normalise")
 
     model: str = Field(
         description="A folder as save_pretrained writes it, or a Hub id; in a recipe `target` is the run's --model."
@@ -37,6 +47,10 @@ class ModelSettings(Filter):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Number type of the model's body; auto: bfloat16 on CUDA, float32 elsewhere."
     )
+    quantize: Quantize | None = Field(
+        default=None,
+        description="Hold the body's weight matrices in 4 bits (NF4) or 8 (LLM.int8), by bitsandbytes; embeddings and head stay.",
+    )
     max_length: int | None = Field(
         default=None,
         ge=2,
@@ -44,17 +58,24 @@ class ModelSettings(Filter):
     )
     chat_template: Path | None = Field(default=None, description="A Jinja file that replaces the tokenizer's own template.")
     normalise: Normalisers = Field(default=(), description=WHAT)
-    device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1 ...; default: cuda where there is one.")
+    device: str | None = Field(
+        default=None, exclude=True, description="cpu, cuda, cuda:1 ..., auto (all GPUs); default: cuda where there is one."
+    )
     batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Tokens per batch.")
 
     @property
     def spec(self) -> ModelSpec:
         """What the loader needs, with every default resolved. Raises UsageError for a device that is not there."""
         if self.device is not None:  # the default is checked in `freeze`: it costs the import of torch
-            check_device(self.device)
-        device = self.device or default_device()
+            check_device(self._resolved_device())
+        device = self._resolved_device()
         dtype: Dtype = default_dtype(device) if self.dtype == "auto" else self.dtype
-        return ModelSpec(self.model, self.revision, dtype, device, self._template())
+        return ModelSpec(self.model, self.revision, dtype, device, self._template(), self.quantize)
+
+    def _resolved_device(self) -> str:
+        """The device's name; `auto` without a GPU is the CPU."""
+        default = default_device()
+        return default if self.device is None or (self.device == "auto" and default == "cpu") else self.device
 
     def _template(self) -> str | None:
         if self.chat_template is None:
@@ -91,7 +112,9 @@ class ModelSettings(Filter):
             "dtype": spec.dtype,
             "max_length": self.resolved_max_length(),
             "chat_template": template or "the tokenizer's own",
-        } | ({"normalise": list(self.normalise), "normalise_rules": RULES} if self.normalise else {})
+            **({"quantize": self.quantize} if self.quantize else {}),
+            **({"normalise": list(self.normalise), "normalise_rules": RULES} if self.normalise else {}),
+        }
 
     def freeze(self) -> dict[str, Any]:
         """Whether rows are rendered as conversations: kept rows are written in the layout in which they were scored."""
@@ -133,18 +156,22 @@ class ForwardPass(ModelSettings):
 
         spec = self.spec
         check_device(spec.device)
+        check_quantize(spec)
         return super().freeze() | {
             "model": model_identity(spec.model, spec.revision),
             "device": spec.device,
-            "device_name": torch.cuda.get_device_name(spec.device) if spec.device.startswith("cuda") else "cpu",
+            "device_name": device_name(spec.device),
             # Packs gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
-            "batch_tokens": self.batch_tokens or (32768 if spec.device.startswith("cuda") else 4096),
+            "batch_tokens": self.batch_tokens or (4096 if spec.device == "cpu" else 32768),
             "dtype": spec.dtype,
             # By what the model can do: rows in packs, or padded with the first of the others that its architecture has.
             "attention": ", else ".join(("packs", *ATTENTION)),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({"bitsandbytes": version("bitsandbytes")} if spec.quantize else {}),
+            # How the layers are spread depends on what is free when they are loaded.
+            **({"device_map": self.engine().device_map} if spec.device == "auto" else {}),
         }
 
     def frozen(self, settings: Mapping[str, Any], *, backoff: int = 0) -> Self:
@@ -168,7 +195,7 @@ class ForwardPass(ModelSettings):
 
     def _tell_what_is_ignored(self, settings: Mapping[str, Any]) -> None:
         """Say which options of this run a frozen plan overrides."""
-        asked = {"device": self.device, "batch_tokens": self.batch_tokens}
+        asked = {"device": self.device and self._resolved_device(), "batch_tokens": self.batch_tokens}
         differing = {name: value for name, value in asked.items() if value is not None and value != settings[name]}
         if differing:
             frozen = ", ".join(f"{name} {settings[name]}" for name in differing)
@@ -221,6 +248,7 @@ class Likelihood(ForwardPass):
     same tokens, so that both views can be compared.
     With `normalise` the completion is scored without the named markup, here and in every filter that takes the option. Kept
     rows stay as they were read: what is trained still holds the markup, so such a score is no longer of exactly what is trained.
+    With `quantize` the model is another one: scores compare with each other, not with those of the whole weights.
     Cost: one forward pass of the model over every token.
     Source: perplexity of arXiv:2402.11192; rank, entropy and variance as in Fast-DetectGPT (arXiv:2310.05130).
     """

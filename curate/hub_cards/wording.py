@@ -29,6 +29,7 @@ SETTINGS = {
     "chat_template": "chat template: {}",
     "dtype": "in {}",
     "max_length": "at most {} tokens a row",
+    "quantize": "weights in {}",
     "normalise": "after stripping {}",
 }
 NO_ERRORS = ("errors.contains_gold", "errors.strict_wrong")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from curate.likelihood import varlen
 from curate.likelihood.packing import Pack
 
 if TYPE_CHECKING:
@@ -25,15 +26,23 @@ BLOCK = 256
 class _Layout:
     """The pack that a model runs on, and the masks of its segments' shapes."""
 
-    def __init__(self, pack: Pack) -> None:
+    def __init__(self, pack: Pack, *, narrow: bool) -> None:
         self.pack = pack
-        self._masks: dict[tuple[int, int, int | None, int], torch.Tensor] = {}
+        self.narrow = narrow
+        self._parts: dict[torch.device, list[varlen.Part]] = {}
+        self._masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = {}
+
+    def parts(self, device: "torch.device") -> list[varlen.Part]:
+        """The segments as one kernel reads them; made once, for all layers on a device."""
+        if device not in self._parts:
+            self._parts[device] = varlen.parts_of(self.pack, device)
+        return self._parts[device]
 
     def mask(self, seen: int, own: int, window: int | None, groups: int, like: "torch.Tensor") -> "torch.Tensor":
         """What is added to a segment's scores: (1, G R, C), 0 or -inf."""
         import torch
 
-        key = (seen, own, window, groups)
+        key = (seen, own, window, groups, like.device)
         if key not in self._masks:
             distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
             hidden = distance < 0
@@ -58,8 +67,11 @@ _BEFORE: dict[int, tuple[int, str | None]] = {}
 
 
 @contextlib.contextmanager
-def laid_out(model: Any, pack: Pack) -> Iterator[None]:
-    """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own."""
+def laid_out(model: Any, pack: Pack, *, narrow: bool = False) -> Iterator[None]:
+    """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own.
+
+    `narrow` lets attention be computed in bfloat16, where the device has a kernel for whole packs.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, segment_attention)
@@ -68,7 +80,7 @@ def laid_out(model: Any, pack: Pack) -> Iterator[None]:
         count, before = _BEFORE.get(id(config), (0, config._attn_implementation))
         _BEFORE[id(config)] = count + 1, before
         config._attn_implementation = NAME  # read by every layer in every pass
-    _ACTIVE.layouts.append(_Layout(pack))
+    _ACTIVE.layouts.append(_Layout(pack, narrow=narrow))
     try:
         yield
     finally:
@@ -103,6 +115,8 @@ def segment_attention(
     heads, tokens, size = query.shape[1:]
     groups = heads // key.shape[1]
     scale = size**-0.5 if scaling is None else scaling
+    if layout.narrow and varlen.is_for(query, key, value, softcap):
+        return varlen.attend(layout.parts(query.device), query, key, value, scale=scale, window=sliding_window), None
     keys, values = key[0], value[0]
     split = query.view(key.shape[1], groups, tokens, size)  # (K, G, T, D)
     output = query.new_empty(1, tokens, heads, value.shape[-1])

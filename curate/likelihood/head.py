@@ -29,6 +29,8 @@ class Head:
         self._layer = model.get_output_embeddings()
         if self._layer is None or not hasattr(self._layer, "weight") or body is model:
             raise ModelError(f"{type(model).__name__}: has no output layer that could be read in parts")
+        if not self._layer.weight.is_floating_point():
+            raise ModelError(f"{type(model).__name__}: its output layer is quantised; save the model with that layer left out")
         self._paths = {path: part for path, part in model.named_modules() if part is body or part is self._layer}
         self.vocabulary = int(self._layer.weight.shape[0])
         self._is_plain = self._changes_nothing()
@@ -36,16 +38,22 @@ class Head:
     def statistics(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """Hidden states (N, H) and ids (N,) -> float64 (N, 4): nll, entropy, log_rank, var_logp; see `TokenSums`."""
         import torch
+        from accelerate.utils import align_module_device
 
-        parts = [self._sweep(hidden[at : at + TOKENS], targets[at : at + TOKENS]) for at in range(0, len(targets), TOKENS)]
+        with align_module_device(self._layer):  # brings in what a device map has put off the devices; else does nothing
+            hidden, targets = (given.to(self._layer.weight.device) for given in (hidden, targets))
+            parts = [self._sweep(hidden[at : at + TOKENS], targets[at : at + TOKENS]) for at in range(0, len(targets), TOKENS)]
         return torch.cat(parts)
 
     def logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Hidden states (N, H) -> float32 (N, V); for few tokens."""
         import torch
+        from accelerate.utils import align_module_device
 
         width = self._width(len(hidden))
-        return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
+        with align_module_device(self._layer):
+            hidden = hidden.to(self._layer.weight.device)
+            return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
 
     def _width(self, tokens: int) -> int:
         return min(self.vocabulary, max(256, TILE_BYTES // (4 * max(tokens, 1))))
@@ -98,10 +106,11 @@ class Head:
     def _changes_nothing(self) -> bool:
         """Whether logits are the output layer's products, bit for bit."""
         import torch
+        from accelerate.utils import align_module_device
 
-        weight = self._layer.weight
-        products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
-        with torch.inference_mode():
+        with torch.inference_mode(), align_module_device(self._layer):
+            weight = self._layer.weight
+            products = torch.linspace(-40, 40, 8 * 16, device=weight.device, dtype=weight.dtype).view(8, 16)
             return bool(torch.equal(self._run(products), products.float()))
 
 

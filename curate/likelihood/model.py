@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16"]
+Quantize = Literal["4bit", "8bit"]
 # Everything in a model folder that can change a score. Weights only as safetensors: pickled ones run code when loaded.
 _TOKENIZER_FILES = (
     *("tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
@@ -41,8 +44,11 @@ class ModelSpec:
     revision: str | None = None
     dtype: Dtype = "float32"
     device: str = "cpu"
+    """As torch names it, or `auto`: spread over all GPUs."""
     chat_template: str | None = None
     """A template's text that replaces the tokenizer's own."""
+    quantize: Quantize | None = None
+    """In what the body's weight matrices are held; None: in `dtype`."""
 
     def digest(self) -> str:
         """What the model is now, on which the caches of loaded tokenizers and models hang."""
@@ -74,7 +80,7 @@ def default_device() -> str:
 
 def default_dtype(device: str) -> Dtype:
     """bfloat16 where the hardware is made for it, float32 elsewhere."""
-    return "bfloat16" if device.startswith("cuda") else "float32"
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 @functools.cache
@@ -85,9 +91,31 @@ def check_device(device: str) -> None:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    there = ["cpu", *(["auto", "cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
     if device not in there:
         raise UsageError(f"--device {device}: no such device; torch {torch.__version__} finds {', '.join(there)}")
+
+
+def device_name(device: str) -> str:
+    """What runs, as its maker calls it; for `auto` all GPUs."""
+    import torch
+
+    if device == "cpu":
+        return "cpu"
+    if device != "auto":
+        return str(torch.cuda.get_device_name(device))
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def check_quantize(spec: ModelSpec) -> None:
+    """Raise UsageError where the weights cannot be quantised as asked; asked before anything is planned."""
+    if spec.quantize is None:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f'--quantize {spec.quantize} needs bitsandbytes; install it with: pip install "curate-sft[4bit]"')
+    if "quantization_config" in _read_config(spec):
+        raise UsageError(f"--quantize {spec.quantize}: {spec.model} holds quantised weights already; leave the option out")
 
 
 def _local_folder(model: str) -> Path | None:
@@ -257,6 +285,7 @@ def load_model(spec: ModelSpec) -> LanguageModel:
     tokenizer = load_tokenizer(spec)
     where, revision = _where(spec)
     disable_progress_bar()  # a bar per weight file, on top of ours
+    placement = _placement(spec)
 
     def loaded(attention: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(
@@ -266,6 +295,7 @@ def load_model(spec: ModelSpec) -> LanguageModel:
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
+            **placement,
         )
 
     preferred, otherwise = ATTENTION
@@ -280,6 +310,12 @@ def load_model(spec: ModelSpec) -> LanguageModel:
         raise _unloadable(spec, error, "cannot be loaded as a causal language model") from error
     if getattr(model, "_hf_peft_config_loaded", False):  # a Hub repository may hold an adapter beside its model
         raise ModelError(f"{spec.model}: holds a PEFT adapter; {_MERGE}")
+    on_disk = [name for name, place in getattr(model, "hf_device_map", {}).items() if place == "disk"]
+    if on_disk:  # every batch would read them anew
+        raise ModelError(
+            f"{spec.model}: does not fit into the GPUs and memory, {len(on_disk)} of its parts would lie on the disk "
+            f"({on_disk[0]} ...); hold it in fewer bits (--quantize 4bit) or take a smaller model"
+        )
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= embeddings:
@@ -287,7 +323,32 @@ def load_model(spec: ModelSpec) -> LanguageModel:
             f"{spec.model}: its tokenizer has token {highest}, its model only {embeddings} embeddings; they are no pair"
         )
     model.requires_grad_(False)
-    return LanguageModel(model.eval().to(spec.device), tokenizer, spec)
+    if not placement:
+        model.to(spec.device)
+    return LanguageModel(model.eval(), tokenizer, spec)
+
+
+def _placement(spec: ModelSpec) -> dict[str, Any]:
+    """What has the weights quantised and spread while they are read; empty where they are read and then moved."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if spec.device != "auto" and spec.quantize is None:
+        return {}
+    placement: dict[str, Any] = {"device_map": "auto" if spec.device == "auto" else {"": spec.device}}
+    check_quantize(spec)
+    if spec.quantize == "8bit":
+        # bitsandbytes 0.50 logs a line per matrix product for inputs that are not float16.
+        logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
+        placement["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if spec.quantize == "4bit":
+        placement["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, spec.dtype),
+        )
+    return placement
 
 
 def maximal_length(spec: ModelSpec) -> int | None:

@@ -18,13 +18,19 @@ def matrices_only(model: "PreTrainedModel") -> None:
     head = model.get_output_embeddings()
     for module in model.modules():
         own = list(module.parameters(recurse=False))
+        if any(not parameter.is_floating_point() for parameter in own):
+            continue  # quantised: its numbers are no weights, and it casts what it is given, and back
         is_matrix = any(parameter.ndim >= 2 for parameter in own) and not isinstance(module, torch.nn.Embedding)
         if is_matrix and module is not head:
             module.register_forward_pre_hook(_narrow)
             module.register_forward_hook(_widen)
             continue
-        for parameter in own:
-            parameter.data = parameter.data.float()
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            wide = parameter.data.float()
+            if parameter.is_meta:  # off the devices: accelerate brings the weight in as the type that stands here
+                setattr(module, name, torch.nn.Parameter(wide, requires_grad=False))
+            else:
+                parameter.data = wide
     if head is not None:
         head.float()  # tied to the embedding or not: both are float32 now
 

@@ -66,11 +66,11 @@ def token_statistics(
         spare = torch.empty_like(logits)
         # Comparing into floats and adding these is several times as fast as counting booleans, and as exact.
         count = torch.gt(logits, at_target, out=spare).sum(dim=1)  # ties share the best rank
-        own = targets - low
-        inside = ((own >= 0) & (own < logits.shape[1])).nonzero()[:, 0]
+        own = targets - low  # (N,)
+        inside = (own >= 0) & (own < logits.shape[1])
         # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
-        count[inside] -= spare[inside, own[inside]]
-        above += count
+        again = spare.gather(1, own.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]  # a choice of rows would wait for a GPU
+        above += count - again * inside
         top = _add(logits, spare, sums, top)
     weight, first, second = sums
     mean, square = first / weight, second / weight  # of x, under the prediction

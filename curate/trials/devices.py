@@ -13,7 +13,7 @@ def usable_devices(device: str, processes: int) -> tuple[str, ...]:
 
     Raises UsageError where one run is to be spread over more than there are.
     """
-    if not device.startswith("cuda"):
+    if device == "cpu":
         return ()
     there = _visible()
     _, _, index = device.partition(":")

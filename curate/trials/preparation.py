@@ -501,7 +501,9 @@ def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, An
     known = {name: scored[0].get(name) for name in ("model", *SCORED_WITH)} if scored else {}
     differing = [name for name in SCORED_WITH if known and name in given and str(given[name]) != str(known[name])]
     notes = [f"{name} is {given[name]}; the rows were scored with {known[name] or 'the default'}" for name in differing]
-    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": ()}
+    if quantize := given.get("quantize") or (scored[0].get("quantize") if scored else None):
+        notes.append(f"rows are scored with weights in {quantize}; the trial trains and asks the model with whole weights")
+    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": (), "quantize": None}
     filter_ = build_filter(Likelihood.name, given, where="trial: model")
     assert isinstance(filter_, Likelihood)
     filter_.fingerprint()  # raises for a model that cannot be used
