@@ -1,13 +1,18 @@
 """From logits to per-token statistics, and from these to the sums that are stored per row."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 # N scored tokens, V vocabulary, W width of a tile
+
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,26 @@ class TokenSums:
     def as_scores(self) -> Mapping[str, float | int | bool]:
         """The fields as a filter's outputs."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TurnSums:
+    """Sums over the scored tokens of one turn, as in `TokenSums`."""
+
+    tokens: int
+    nll: float
+    content_tokens: int
+    content_nll: float
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What is kept of one row's statistics: little enough to hold a shard of them in memory."""
+
+    sums: TokenSums
+    turns: Sequence[TurnSums]
+    nll: "npt.NDArray[np.float16]"
+    """(N,), of every scored token in order; what float16 cannot hold is its largest number."""
 
 
 def token_statistics(
