@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from curate.examples import Example, Message
-from curate.likelihood import Rendered, Renderer, Unrenderable
+from curate.examples.example import Role
+from curate.likelihood import Rendered, Renderer, Turns, Unrenderable
 from curate.likelihood.rendering import runs
 
 SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
@@ -54,12 +55,19 @@ def tokenizer_of(template: str, *, bos: bool = False) -> Any:
 
 
 def talk(*contents: str, system: str | None = None, opens: str = "user") -> list[Message]:
-    roles = ("user", "assistant") if opens == "user" else ("assistant", "user")
+    roles: list[Role] = ["user", "assistant"] if opens == "user" else ["assistant", "user"]
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    return first + [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]  # type: ignore[misc]
+    return first + [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
 
 
-CONVERSATIONS = [
+TWICE: list[Message] = [
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "first"},
+    {"role": "assistant", "content": "second"},
+    {"role": "user", "content": "r"},
+    {"role": "assistant", "content": "third"},
+]
+CONVERSATIONS: list[list[Message]] = [
     talk("What is 6 x 7?", "42"),
     talk("What is 6 x 7?", "The answer is 42.", "And 7 x 8?", "56, of course.", "Thanks", "You are welcome."),
     talk("one", "two", "three", "four", system="Count."),
@@ -71,13 +79,7 @@ CONVERSATIONS = [
     talk("token", "say <|im_end|> now", "<|im_start|>user", "answer"),
     talk("long", "word " * 150, "more", "word " * 150, "end", "done"),
     talk("x " * 500, "cut off entirely", "more", "also"),
-    [
-        {"role": "user", "content": "q"},
-        {"role": "assistant", "content": "first"},
-        {"role": "assistant", "content": "second"},
-        {"role": "user", "content": "r"},
-        {"role": "assistant", "content": "third"},
-    ],
+    TWICE,
 ]
 STYLES = {
     "marked": (CHAT_TEMPLATE, False),
@@ -157,7 +159,10 @@ def test_kept_rows_are_trained_on_all_turns_where_the_trainer_is_told_so(tmp_pat
         assert (list(row.input_ids), scored(row)) == theirs[number]
 
 
-TEXTS = st.text(st.sampled_from("ab <|>\n\tAnswer42é🦊語"), max_size=12) | st.sampled_from(["<|im_end|>", "the answer is 42", "A"])
+KINDS: tuple[Turns, ...] = ("last", "all")
+TEXTS: st.SearchStrategy[str] = st.text(st.sampled_from("ab <|>\n\tAnswer42é🦊語"), max_size=12) | st.sampled_from(
+    ["<|im_end|>", "the answer is 42", "A"]
+)
 TALKS = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEXTS), max_size=6)
 
 
@@ -208,11 +213,15 @@ def test_without_marks_the_same_turns_are_scored_and_what_closes_them(messages: 
 def test_one_turn_is_scored_alike_whichever_are_asked_for() -> None:
     tokenizer = tokenizer_of(UNMARKED)
     examples = [Example(talk(prompt, text)) for prompt, text in (("q", "the answer"), ("q ", " 42\n"), ("q", "word " * 200))]
-    last, every = (Renderer(tokenizer, max_length=100, turns=turns).render(examples) for turns in ("last", "all"))  # type: ignore[arg-type]
+    last, every = (Renderer(tokenizer, max_length=100, turns=turns).render(examples) for turns in KINDS)
     for one, other in zip(last, every, strict=True):
         assert isinstance(one, Rendered)
         assert isinstance(other, Rendered)
-        assert (list(one.input_ids), list(one.turns), one.truncated) == (list(other.input_ids), list(other.turns), other.truncated)
+        assert (list(one.input_ids), list(one.turns), one.truncated) == (
+            list(other.input_ids),
+            list(other.turns),
+            other.truncated,
+        )
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,9 @@ def test_one_turn_is_scored_alike_whichever_are_asked_for() -> None:
         (talk("q", "a"), CHAT_TEMPLATE.replace("m['role'] == 'assistant'", "false"), 50, "no_completion_tokens"),
     ],
 )
-def test_conversations_that_cannot_be_scored_say_why(messages: list[Message], template: str, max_length: int, reason: str) -> None:
+def test_conversations_that_cannot_be_scored_say_why(
+    messages: list[Message], template: str, max_length: int, reason: str
+) -> None:
     (row,) = render(tokenizer_of(template), [messages], max_length)
     assert isinstance(row, Unrenderable)
     assert row.reason.startswith(reason)
