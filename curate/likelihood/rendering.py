@@ -81,8 +81,8 @@ class Renderer:
     `assistant_only_loss`. Where the template marks them (`{% generation %}`), the tokens are those of transformers' assistant
     masks, which are what is trained. Where it does not, SFTTrainer puts a template of its own in the place of some known ones
     and refuses all others; scores must not depend on which trl is installed, so here a turn is what the conversation up to its
-    end has behind the conversation before it, generation prompt included. Unlike trl's own templates that trains the white
-    space behind the end-of-turn token; whoever wants them gives them as chat template.
+    end has behind the conversation before it, generation prompt included. From the spans of trl's own templates that differs
+    in white space at their borders; whoever wants these gives them as chat template.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, max_length: int, turns: Turns = "last") -> None:
@@ -204,7 +204,9 @@ class Renderer:
                 spans.append(_Span(start, stop))
                 continue
             (number, first), (last, begin) = held[0], held[-1]
-            is_merged = not full.startswith(prompts[number]) or offsets[start][0] < len(prompts[number])
+            border = len(prompts[number])
+            spans_border = any(low < border < high for low, high in offsets[start:stop])
+            is_merged = spans_border or not full.startswith(prompts[number])
             spans.append(_Span(start, stop, (first, begin + len(contents[last])), is_merged))
         return self._cut(encoded["input_ids"], offsets, spans)
 

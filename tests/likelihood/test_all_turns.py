@@ -159,6 +159,28 @@ def test_kept_rows_are_trained_on_all_turns_where_the_trainer_is_told_so(tmp_pat
         assert (list(row.input_ids), scored(row)) == theirs[number]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])
+def test_where_the_trainer_takes_a_template_of_its_own_it_can_be_given(name: str, tmp_path: Path) -> None:
+    """SFTTrainer puts one with marks in the place of a template that it knows."""
+    from trl import chat_template_utils
+
+    known, own = (getattr(chat_template_utils, f"{name}_{kind}") for kind in ("chat_template", "training_chat_template"))
+    conversations = [messages for messages in CONVERSATIONS if messages[0]["role"] != "assistant"]
+    theirs = trained(tokenizer_of(known), [{"messages": messages} for messages in conversations], 4000, tmp_path)
+    for number, row in enumerate(render(tokenizer_of(own), conversations, 4000)):
+        assert isinstance(row, Rendered)
+        assert (list(row.input_ids), scored(row)) == theirs[number]
+    tokenizer = tokenizer_of(known)
+    for number, row in enumerate(render(tokenizer, conversations, 4000)):
+        if isinstance(row, Unrenderable):  # Qwen3's writes an empty thought into the last turn alone
+            assert (name, row.reason) == ("qwen3", "template_altered")
+            assert sum(message["role"] == "assistant" for message in conversations[number]) > 1
+        else:
+            differing = set(scored(row)) ^ set(theirs[number][1])
+            assert {tokenizer.decode([row.input_ids[place]]) for place in differing} <= {"\n"}
+
+
 KINDS: tuple[Turns, ...] = ("last", "all")
 TEXTS: st.SearchStrategy[str] = st.text(st.sampled_from("ab <|>\n\tAnswer42é🦊語"), max_size=12) | st.sampled_from(
     ["<|im_end|>", "the answer is 42", "A"]
@@ -265,6 +287,12 @@ def test_a_token_that_spans_a_border_is_flagged() -> None:
     assert isinstance(merged, Rendered)
     assert isinstance(clean, Rendered)
     assert (merged.border_merged, clean.border_merged) == (True, False)
+
+
+def test_a_line_break_that_a_template_trains_before_the_message_spans_no_border() -> None:
+    (row,) = render(tokenizer_of(HEADER), [CONVERSATIONS[1]], 4000)
+    assert isinstance(row, Rendered)
+    assert not row.border_merged
 
 
 def test_runs_of_a_mask() -> None:
