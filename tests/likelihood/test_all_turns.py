@@ -1,5 +1,6 @@
 """With `turns="all"` the scored tokens are those that TRL's SFTTrainer trains with `assistant_only_loss`."""
 
+import functools
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from curate.examples import Example, Message
 from curate.examples.example import Role
 from curate.likelihood import Rendered, Renderer, Turns, Unrenderable
+from curate.likelihood.model import ModelSpec, load_tokenizer
 from curate.likelihood.rendering import runs
+from curate.reference import model_path
 
 SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
 UNMARKED = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -82,12 +85,18 @@ CONVERSATIONS: list[list[Message]] = [
     TWICE,
 ]
 STYLES = {
-    "marked": (CHAT_TEMPLATE, False),
-    "marked, system prompt injected": (SYSTEM + CHAT_TEMPLATE, False),
-    "marked, BOS": ("{{ '<s>' }}" + CHAT_TEMPLATE, True),
-    "marked, contents stripped and headers trained": (HEADER, False),
-    "marked, no end token": (BARE, False),
+    "marked": lambda: tokenizer_of(CHAT_TEMPLATE),
+    "marked, system prompt injected": lambda: tokenizer_of(SYSTEM + CHAT_TEMPLATE),
+    "marked, BOS": lambda: tokenizer_of("{{ '<s>' }}" + CHAT_TEMPLATE, bos=True),
+    "marked, contents stripped and headers trained": lambda: tokenizer_of(HEADER),
+    "marked, no end token": lambda: tokenizer_of(BARE),
+    "packaged model": lambda: load_tokenizer(ModelSpec(str(model_path()))),
 }
+
+
+@functools.cache
+def styled(style: str) -> Any:
+    return STYLES[style]()
 
 
 def render(tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int) -> list[Rendered | Unrenderable]:
@@ -136,8 +145,7 @@ def trained(
 @pytest.mark.parametrize("max_length", [64, 300, 4000])
 @pytest.mark.parametrize("style", STYLES)
 def test_scored_tokens_are_those_that_assistant_only_loss_trains(style: str, max_length: int, tmp_path: Path) -> None:
-    template, bos = STYLES[style]
-    tokenizer = tokenizer_of(template, bos=bos)
+    tokenizer = styled(style)
     results = render(tokenizer, CONVERSATIONS, max_length)
     assert {result.reason for result in results if isinstance(result, Unrenderable)} <= {"too_long"}
     theirs = trained(tokenizer, [{"messages": messages} for messages in CONVERSATIONS], max_length, tmp_path)
@@ -191,8 +199,7 @@ TALKS = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEX
 @settings(deadline=None, max_examples=300)
 @given(turns=TALKS, last=TEXTS, style=st.sampled_from(sorted(STYLES)), max_length=st.integers(4, 80))
 def test_any_conversation_is_scored_where_its_mask_is(turns: list[Any], last: str, style: str, max_length: int) -> None:
-    template, bos = STYLES[style]
-    tokenizer = tokenizer_of(template, bos=bos)
+    tokenizer = styled(style)
     messages: list[Any] = [*({"role": role, "content": text} for role, text in turns), {"role": "assistant", "content": last}]
     messages = [{"role": "user", "content": "q"}, *messages]
     (row,) = render(tokenizer, [messages], max_length)
