@@ -204,6 +204,36 @@ def test_a_filter_that_scores_nothing_is_told_which_method_to_write() -> None:
         library.known_filters()["mine"]().score(example)
 
 
+# Lists
+
+
+LISTS = "outputs = {'all': 'float64[]', 'counts': 'int64[]', 'half': 'float16[]', 'x': 'float64'}"
+HELD: dict[str, Any] = {"all": [0.1, None, 3], "counts": [2**60, None], "half": [65504.0, -0.5], "x": 1.0}
+
+
+@pytest.mark.parametrize("result", [HELD, dict.fromkeys(HELD), {**HELD, "all": [], "counts": [], "half": []}])
+def test_lists_as_declared_pass(result: Any) -> None:
+    define(LISTS)
+    base.validate_scores(library.known_filters()["mine"](), ROW, result)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({**HELD, "all": 0.5}, r"output 'all' is 0.5 \(float\), declared float64\[\]; give a finite value"),
+        ({**HELD, "all": (0.5,)}, r"output 'all' is \(0.5,\) \(tuple\)"),
+        ({**HELD, "all": [0.5, math.nan]}, "output 'all' is"),
+        ({**HELD, "counts": [1.0]}, "output 'counts' is"),
+        ({**HELD, "half": [65505.0]}, "output 'half' is"),
+        ({**HELD, "x": [1.0]}, "output 'x' is"),
+    ],
+)
+def test_a_list_that_breaks_the_declaration_is_refused(result: Any, words: str) -> None:
+    define(LISTS)
+    with pytest.raises(UsageError, match=f"^filter 'mine', row 17: .*{words}"):
+        base.validate_scores(library.known_filters()["mine"](), ROW, result)
+
+
 # What a filter may not give
 
 OUTPUTS = "outputs = {'x': 'float64', 'n': 'int64', 'flag': 'bool', 'word': 'string'}"

@@ -12,7 +12,7 @@ from curate.errors import IntegrityError, UsageError
 from curate.examples import Example, Examples, Refused
 from curate.examples.example import UNDECLARED
 from curate.filters import Filter, Scores, Unscored
-from curate.filters.base import REASON, BackOff, validate_batch
+from curate.filters.base import LIST, REASON, BackOff, validate_batch
 from curate.rows import SHARD_ROWS, RowStore, Shard, commit_rows
 
 if TYPE_CHECKING:
@@ -221,9 +221,10 @@ def _run(job: _Job, pending: list[Shard]) -> None:
 
 
 def _feature(filter_: Filter) -> dict[str, Any]:
-    from datasets import Value
+    from datasets import List, Value
 
-    return {name: Value(kind) for name, kind in filter_.outputs.items()} | {REASON: Value("string")}
+    kinds = {name: (Value(kind.removesuffix(LIST)), kind.endswith(LIST)) for name, kind in filter_.outputs.items()}
+    return {name: List(one) if is_list else one for name, (one, is_list) in kinds.items()} | {REASON: Value("string")}
 
 
 def _lazily(examples: Examples, filters: Sequence[Filter]) -> "IterableDataset":

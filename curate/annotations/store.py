@@ -9,7 +9,7 @@ from curate import _fs, progress
 from curate.errors import CurateError, RecipeError
 from curate.examples import Example, stable_hash
 from curate.filters import Filter, Scores, Unscored
-from curate.filters.base import REASON, source_facts, validate_scores
+from curate.filters.base import LIST, REASON, OutputType, source_facts, validate_scores
 from curate.likelihood import model_identity
 from curate.recipes.schema import TARGET
 from curate.rows import RowStore, Shard
@@ -53,8 +53,22 @@ def struct_type(filter_: Filter) -> "pa.StructType":
     """Arrow type of a filter's annotations."""
     import pyarrow as pa
 
-    types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-    return pa.struct([(name, types[kind]) for name, kind in filter_.outputs.items()] + [(REASON, pa.string())])
+    return pa.struct([(name, arrow_type(kind)) for name, kind in filter_.outputs.items()] + [(REASON, pa.string())])
+
+
+def arrow_type(kind: OutputType) -> "pa.DataType":
+    """Arrow type of an output."""
+    import pyarrow as pa
+
+    types = {
+        "float64": pa.float64(),
+        "int64": pa.int64(),
+        "float16": pa.float16(),
+        "bool": pa.bool_(),
+        "string": pa.string(),
+    }
+    one = types[kind.removesuffix(LIST)]
+    return pa.list_(one) if kind.endswith(LIST) else one
 
 
 def struct_type_of(store: "AnnotationStore") -> "pa.StructType":

@@ -20,7 +20,9 @@ from curate.filters.readability import Readability
 from curate.filters.self_aligned import SelfAligned
 from curate.filters.self_bleu import SelfBleu
 from curate.filters.tells import Tells
+from curate.filters.token_nll import TokenNll
 from curate.filters.toxicity import Toxicity
+from curate.filters.turns import Turns
 from curate.filters.unit_tests import UnitTests
 
 __all__ = [
@@ -45,7 +47,9 @@ __all__ = [
     "SelfAligned",
     "SelfBleu",
     "Tells",
+    "TokenNll",
     "Toxicity",
+    "Turns",
     "UnitTests",
     "Unscored",
     "build_filter",

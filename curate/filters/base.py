@@ -14,10 +14,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from curate.errors import RecipeError, UsageError, near_miss
 from curate.examples import Example
+from curate.likelihood.statistics import LARGEST_HALF
 
-OutputType = Literal["float64", "int64", "bool", "string"]
-Scores = Mapping[str, float | int | bool | str | None]
-"""One value per declared output. None says that this output is not defined for this row; the data sheet says when."""
+OutputType = Literal["float64", "int64", "bool", "string", "float64[]", "int64[]", "float16[]"]
+Score = float | int | bool | str | Sequence[float | None] | None
+Scores = Mapping[str, Score]
+"""One value per declared output. None says that this output is not defined for this row; the data sheet says when.
+
+An output with `[]` holds a list per row. It is stored with the annotations and nowhere else: steps decide by one value per row.
+"""
 
 REASON = "unscored"
 """Name of the field that stands beside the outputs of every annotation and holds the reason, or null."""
@@ -152,7 +157,15 @@ def _plugin_points() -> EntryPoints:
     return entry_points(group="curate.filters")
 
 
-_IS: Mapping[str, Callable[[Any], bool]] = {
+LIST = "[]"
+"""Ends the type of an output that holds a list per row."""
+
+
+def _is_list_of(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(one is None or is_one(one) for one in value)
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
     # Whole numbers pass for float64 as far as float64 holds them exactly; True is no number.
     "float64": lambda value: (
         math.isfinite(value) if isinstance(value, float) else type(value) is int and -(2**53) <= value <= 2**53
@@ -161,6 +174,8 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
     "bool": lambda value: type(value) is bool,
     "string": lambda value: isinstance(value, str) and (value.isascii() or _is_text(value)),
 }
+_IS |= {f"{kind}{LIST}": _is_list_of(_IS[kind]) for kind in ("float64", "int64")}
+_IS["float16[]"] = _is_list_of(lambda value: _IS["float64"](value) and abs(value) <= LARGEST_HALF)
 
 
 def _is_text(value: str) -> bool:
@@ -187,7 +202,7 @@ def validate_scores(filter_: Filter, example: Example, result: Scores | Unscored
         if value is not None and not _IS[outputs[name]](value):
             raise UsageError(
                 f"{_place(filter_, example)}: output {name!r} is {value!r:.80} ({type(value).__name__}), declared "
-                f"{outputs[name]}; give a{' finite' * (outputs[name] == 'float64')} value of that type, or None"
+                f"{outputs[name]}; give a{' finite' * outputs[name].startswith('float')} value of that type, or None"
             )
 
 

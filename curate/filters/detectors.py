@@ -61,6 +61,10 @@ class Detectors(ModelSettings):
     )
     fewest_words: int = Field(default=50, ge=1, description="Shorter completions are unscored; detectors are near chance there.")
 
+    def why_last_turn_only(self) -> str | None:
+        """What a detector finds holds for one text."""
+        return "is not for detectors, which judge one text"
+
     def depends(self) -> Mapping[str, Filter]:
         """The pass over the text without its layout."""
         names = in_order({*self.normalise, *(("whitespace",) if self.collapse_whitespace else ())})

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Scores, Unscored, register
-from curate.filters.likelihood import Likelihood, ModelSettings, finite_exp, mean_of
+from curate.filters.likelihood import NO_UNCONDITIONAL, Likelihood, ModelSettings, finite_exp, mean_of
 
 
 @register("ifd")
@@ -42,6 +42,10 @@ class InstructionFollowingDifficulty(ModelSettings):
         "content_tokens": "int64",
         "truncated": "bool",
     }
+
+    def why_last_turn_only(self) -> str | None:
+        """Several turns have no view without a prompt."""
+        return NO_UNCONDITIONAL
 
     def depends(self) -> Mapping[str, Filter]:
         """Both views."""

@@ -3,19 +3,22 @@
 import functools
 import hashlib
 import math
+from array import array
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+import xxhash
+from pydantic import BeforeValidator, Field, model_validator
 
 from curate import progress
 from curate.errors import ModelError, UsageError
 from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
-from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
+from curate.likelihood import ModelSpec, TokenScores, Turns, default_device, model_identity
 from curate.likelihood.model import (
     ATTENTION,
     Dtype,
@@ -32,13 +35,19 @@ if TYPE_CHECKING:
 
 TRL_MAX_LENGTH = 1024
 """SFTConfig's default: rows are scored on what a trainer left alone would train on."""
+MOST_PASSES = 4
+"""Forward passes whose results are held: filters of one run ask for the same rows one after the other, two views of them at
+most. A pass over a shard of 512 rows of 1,000 tokens takes some two megabytes."""
+NO_UNCONDITIONAL = "has no unconditional view: what stands before a later turn holds the earlier ones"
 Normalisers = Annotated[tuple[str, ...], BeforeValidator(read_names)]
 
 
 class ModelSettings(Filter):
     """Which model, and what of a row it sees. Base of all filters that ask the target model."""
 
-    described_by_identity: ClassVar = ("model", "revision", "dtype", "quantize", "max_length", "chat_template", "normalise")
+    described_by_identity: ClassVar = (
+        *("model", "revision", "dtype", "quantize", "max_length", "chat_template", "normalise", "turns"),
+    )
 
     model: str = Field(
         description="A folder as save_pretrained writes it, or a Hub id; in a recipe `target` is the run's --model."
@@ -58,10 +67,24 @@ class ModelSettings(Filter):
     )
     chat_template: Path | None = Field(default=None, description="A Jinja file that replaces the tokenizer's own template.")
     normalise: Normalisers = Field(default=(), description=WHAT)
+    turns: Turns = Field(
+        default="last",
+        description="Which assistant messages bear loss; all: as SFTConfig's assistant_only_loss trains conversations.",
+    )
     device: str | None = Field(
         default=None, exclude=True, description="cpu, cuda, cuda:1 ..., auto (all GPUs); default: cuda where there is one."
     )
     batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Tokens per batch.")
+
+    @model_validator(mode="after")
+    def _turns_make_sense(self) -> Self:
+        if self.turns == "all" and (why := self.why_last_turn_only()):
+            raise ValueError(f"turns: all {why}; leave it at `last`")
+        return self
+
+    def why_last_turn_only(self) -> str | None:
+        """Why these settings are not for `turns: all`; None where they are."""
+        return None
 
     @property
     def spec(self) -> ModelSpec:
@@ -107,14 +130,17 @@ class ModelSettings(Filter):
         """The part of the fingerprint that says which model saw what."""
         spec = self.spec
         template = None if spec.chat_template is None else hashlib.sha256(spec.chat_template.encode()).hexdigest()
-        return {
+        facts: dict[str, Any] = {
             "model": model_identity(spec.model, spec.revision),
             "dtype": spec.dtype,
             "max_length": self.resolved_max_length(),
             "chat_template": template or "the tokenizer's own",
-            **({"quantize": self.quantize} if self.quantize else {}),
-            **({"normalise": list(self.normalise), "normalise_rules": RULES} if self.normalise else {}),
         }
+        if self.quantize:
+            facts["quantize"] = self.quantize
+        if self.normalise:
+            facts |= {"normalise": list(self.normalise), "normalise_rules": RULES}
+        return facts if self.turns == "last" else facts | {"turns": self.turns}
 
     def freeze(self) -> dict[str, Any]:
         """Whether rows are rendered as conversations: kept rows are written in the layout in which they were scored."""
@@ -124,13 +150,13 @@ class ModelSettings(Filter):
         """The renderer of this filter's tokenizer, without loading the model."""
         from curate.likelihood import Renderer
 
-        return Renderer.load(self.spec, max_length=self.resolved_max_length())
+        return Renderer.load(self.spec, max_length=self.resolved_max_length(), turns=self.turns)
 
     def rendered(self, examples: Sequence[Example], renderer: "Renderer") -> "list[Rendered | Unrenderable]":
         """The rows as token ids, normalised first."""
         from curate.likelihood import Unrenderable
 
-        seen = [normalised(example, self.normalise) for example in examples]
+        seen = [normalised(example, self.normalise, turns=self.turns) for example in examples]
         rows = renderer.render(seen)
         return [
             Unrenderable("empty_after_normalising") if example.completion.strip() and not shown.completion.strip() else row
@@ -209,15 +235,30 @@ class ForwardPass(ModelSettings):
         return load_engine(self.spec)
 
     def run(self, rows: "Sequence[Rendered | Unrenderable]") -> list[Scores | Unscored]:
-        """One forward pass over all rows, in batches planned from them and the token budget."""
+        """The sums of all rows, as outputs."""
+        found = self.run_tokens(rows)
+        return [one.sums.as_scores() if isinstance(one, TokenScores) else Unscored(one.reason) for one in found]
+
+    def run_tokens(self, rows: "Sequence[Rendered | Unrenderable]") -> "list[TokenScores | Unrenderable]":
+        """One forward pass over all rows, in batches planned from them and the token budget; none where it was just made."""
+        import torch
+
         from curate.likelihood import OutOfMemory
 
         budget = self.batch_tokens or self.freeze()["batch_tokens"]
+        spec = self.spec
+        key = (spec, spec.digest(), budget, torch.get_num_threads(), _digest(rows))
+        if key in _PASSES:
+            _PASSES.move_to_end(key)
+            return _PASSES[key]
         try:
-            results = self.engine().score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+            found = self.engine().score_tokens(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
         except OutOfMemory as error:
             raise BackOff from error
-        return [result.as_scores() if isinstance(result, TokenSums) else Unscored(result.reason) for result in results]
+        _PASSES[key] = found
+        while len(_PASSES) > MOST_PASSES:
+            _PASSES.popitem(last=False)
+        return found
 
 
 @register("likelihood")
@@ -249,6 +290,9 @@ class Likelihood(ForwardPass):
     With `normalise` the completion is scored without the named markup, here and in every filter that takes the option. Kept
     rows stay as they were read: what is trained still holds the markup, so such a score is no longer of exactly what is trained.
     With `quantize` the model is another one: scores compare with each other, not with those of the whole weights.
+    With `turns: all` the sums are over every assistant message of a conversation (the filter `turns` gives them one by one), as
+    SFTTrainer trains it with `assistant_only_loss`; where the chat template lacks `{% generation %}`, each turn with all that
+    the template puts behind it. A message that does not stand verbatim in the rendered row makes it template_altered.
     Cost: one forward pass of the model over every token.
     Source: perplexity of arXiv:2402.11192; rank, entropy and variance as in Fast-DetectGPT (arXiv:2310.05130).
     """
@@ -273,12 +317,16 @@ class Likelihood(ForwardPass):
         default="conditional", description="The completion given its prompt, or without it."
     )
 
+    def why_last_turn_only(self) -> str | None:
+        """Several turns have no view without a prompt."""
+        return NO_UNCONDITIONAL if self.view == "unconditional" else None
+
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass over all examples."""
         from curate.likelihood import Renderer
 
         tokenizer = self.engine().loaded.tokenizer
-        rows = self.rendered(examples, Renderer(tokenizer, max_length=self.resolved_max_length()))
+        rows = self.rendered(examples, Renderer(tokenizer, max_length=self.resolved_max_length(), turns=self.turns))
         if self.view == "unconditional":
             rows = [self._without_prompt(row, tokenizer.bos_token_id, tokenizer.eos_token_id) for row in rows]
         return self.run(rows)
@@ -292,6 +340,24 @@ class Likelihood(ForwardPass):
         (turn,) = row.turns
         ids = [eos if bos is None else bos, *row.input_ids[slice(*turn.content)]]
         return Rendered.whole(ids, 1, truncated=row.truncated)
+
+
+_PASSES: "OrderedDict[tuple[object, ...], list[TokenScores | Unrenderable]]" = OrderedDict()
+"""By everything that decides about the last digit: model, budget, threads and all rows of the call, since they share batches."""
+
+
+def _digest(rows: "Sequence[Rendered | Unrenderable]") -> bytes:
+    """A hash of rows, by which equal ones are known without being held."""
+    from curate.likelihood import Unrenderable
+
+    found = xxhash.xxh3_128()
+    for row in rows:
+        if isinstance(row, Unrenderable):
+            found.update(repr(row).encode())
+            continue
+        found.update(repr((len(row.input_ids), row.turns, row.border_merged, row.truncated)).encode())
+        found.update(array("q", row.input_ids))
+    return found.digest()
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from curate.errors import near_miss
 from curate.examples import Example, Message
@@ -79,15 +79,18 @@ def strip_markup(text: str, names: Sequence[str]) -> Normalised:
     return Normalised(text, stripped)
 
 
-def normalised(example: Example, names: Sequence[str]) -> Example:
-    """An example with the named markup stripped from its completion; earlier turns stay as they are."""
+def normalised(example: Example, names: Sequence[str], *, turns: Literal["last", "all"] = "last") -> Example:
+    """An example with the named markup stripped from its completion, or from all that the assistant says."""
     if not names:
         return example
-    text = strip_markup(example.completion, names).text
-    if text == example.completion:
-        return example
-    last: Message = {**example.messages[-1], "content": text}
-    return replace(example, messages=[*example.messages[:-1], last])
+    last = len(example.messages) - 1
+    messages: list[Message] = [
+        {**message, "content": strip_markup(message["content"], names).text}
+        if place == last or (turns == "all" and message["role"] == "assistant")
+        else message
+        for place, message in enumerate(example.messages)
+    ]
+    return example if messages == list(example.messages) else replace(example, messages=messages)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

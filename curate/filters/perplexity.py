@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from curate.examples import Example
-from curate.filters.base import Filter, OutputType, Scores, Unscored, register
-from curate.filters.likelihood import Likelihood, ModelSettings, finite_exp, mean_of
+from curate.filters.base import Filter, OutputType, Score, Scores, Unscored, register
+from curate.filters.likelihood import NO_UNCONDITIONAL, Likelihood, ModelSettings, finite_exp, mean_of
 
 
 @register("perplexity")
@@ -47,6 +47,10 @@ class Perplexity(ModelSettings):
 
     unconditional: bool = Field(default=False, description="Also score the completion without its prompt, and give the IFD.")
 
+    def why_last_turn_only(self) -> str | None:
+        """Several turns have no view without a prompt."""
+        return NO_UNCONDITIONAL if self.unconditional else None
+
     def depends(self) -> Mapping[str, Filter]:
         """The conditional pass, and the unconditional one on request."""
         views: list[Literal["conditional", "unconditional"]] = ["conditional"]
@@ -60,7 +64,7 @@ class Perplexity(ModelSettings):
         if isinstance(sums, Unscored):
             return sums
         nll, content_nll = mean_of(sums, "nll", "tokens"), mean_of(sums, "content_nll", "content_tokens")
-        scores: dict[str, float | int | bool | str | None] = {
+        scores: dict[str, Score] = {
             "nll": nll,
             "tokens": sums["tokens"],
             "content_nll": content_nll,

@@ -109,6 +109,10 @@ class SelfAligned(ForwardPass):
         first = self._demonstrations[: self.k]
         return {"demonstrations": [one.row for one in first], "prefix_tokens": self._prefix_tokens(self.renderer(), first)}
 
+    def why_last_turn_only(self) -> str | None:
+        """The demonstrations stand as earlier turns, and bear no loss."""
+        return "would score the demonstrations, which stand as earlier turns"
+
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass over rows and demonstrations."""
         if not self._demonstrations:

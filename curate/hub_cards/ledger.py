@@ -16,8 +16,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 10
 LOG_SPAN = 30.0
 """Where the 99th percentile lies this many times above the first, a linear axis shows one bar; the report has the same rule."""
-_NO_MEASURE = ("near_duplicate.group",)
-"""Integers that name a row."""
+_NO_MEASURE = ("near_duplicate.group", "token_nll.content_first", "token_nll.content_end")
+"""Integers that name a row or a place."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from curate.likelihood.batching import plan_batches
 from curate.likelihood.engine import Engine, OutOfMemory, load_engine
 from curate.likelihood.model import LanguageModel, ModelSpec, default_device, model_identity
-from curate.likelihood.rendering import ChatTemplateError, Rendered, Renderer, Turn, Unrenderable
-from curate.likelihood.statistics import TokenSums
+from curate.likelihood.rendering import ChatTemplateError, Rendered, Renderer, Turn, Turns, Unrenderable
+from curate.likelihood.statistics import TokenScores, TokenSums, TurnSums
 
 __all__ = [
     "ChatTemplateError",
@@ -14,8 +14,11 @@ __all__ = [
     "OutOfMemory",
     "Rendered",
     "Renderer",
+    "TokenScores",
     "TokenSums",
     "Turn",
+    "TurnSums",
+    "Turns",
     "Unrenderable",
     "default_device",
     "load_engine",

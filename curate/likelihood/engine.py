@@ -15,8 +15,8 @@ from curate.likelihood.head import Head
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
 from curate.likelihood.packing import pack, plan_packs
 from curate.likelihood.precision import matrices_only
-from curate.likelihood.rendering import Rendered, Unrenderable
-from curate.likelihood.statistics import TokenSums
+from curate.likelihood.rendering import Rendered, Turn, Unrenderable
+from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +53,19 @@ class Engine:
     def score(
         self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
     ) -> list[TokenSums | Unrenderable]:
+        """`score_tokens`, the sums alone."""
+        found = self.score_tokens(rows, batch_tokens=batch_tokens, on_tokens=on_tokens)
+        return [one.sums if isinstance(one, TokenScores) else one for one in found]
+
+    def score_tokens(
+        self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
+    ) -> list[TokenScores | Unrenderable]:
         """One result per row, in order. Batches are a function of the rows and `batch_tokens` alone.
 
         `on_tokens` is called after each batch with all tokens of its rows, prompts included: what the model has to read. Raises
         OutOfMemory when a batch of several rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
         """
-        results: list[TokenSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
+        results: list[TokenScores | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
         places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
         todo = [row for row in rows if isinstance(row, Rendered)]
         batches = (
@@ -73,7 +80,7 @@ class Engine:
                 on_tokens(sum(len(todo[index].input_ids) for index in batch))
         return [result for result in results if result is not None]
 
-    def _scored(self, batches: Iterable[Sequence[Rendered]]) -> Iterator[Sequence[TokenSums | Unrenderable]]:
+    def _scored(self, batches: Iterable[Sequence[Rendered]]) -> Iterator[Sequence[TokenScores | Unrenderable]]:
         """Results batch by batch. Each is read when as many as `_ahead` behind it are launched: a GPU does not wait for that."""
         launched: collections.deque[tuple[Sequence[Rendered], _Statistics | None]] = collections.deque()
         for rows in batches:
@@ -253,11 +260,11 @@ class _Statistics:
         return [parts[index] for index in range(len(rows))]
 
 
-def _results(rows: Sequence[Rendered], found: _Statistics | None) -> Sequence[TokenSums | Unrenderable]:
+def _results(rows: Sequence[Rendered], found: _Statistics | None) -> Sequence[TokenScores | Unrenderable]:
     """Sums row by row; None is a single row that did not fit."""
     if found is None:
         return [Unrenderable("out_of_memory")]
-    return [_sums(row, part) for row, part in zip(rows, found.by_row(rows), strict=True)]
+    return [_scores(row, part) for row, part in zip(rows, found.by_row(rows), strict=True)]
 
 
 def _sent(values: Any, device: "torch.device") -> "torch.Tensor":
@@ -279,6 +286,24 @@ def _trial_rows(vocabulary: int) -> list[Rendered]:
         ids = [*prompt, *(5 + 13 * place + 17 * number for place in range(response))]
         rows.append(Rendered.whole([i % vocabulary for i in ids], len(prompt)))
     return rows
+
+
+def _scores(row: Rendered, per_token: "torch.Tensor") -> TokenScores | Unrenderable:
+    """What is kept of one row's statistics (N, 4)."""
+    sums = _sums(row, per_token)
+    if isinstance(sums, Unrenderable):
+        return sums
+    turns = [TurnSums(sums.tokens, sums.nll, sums.content_tokens, sums.content_nll)]
+    if len(row.turns) > 1:
+        parts = zip(row.turns, per_token[:, 0].split([turn.stop - turn.start for turn in row.turns]), strict=True)  # type: ignore[no-untyped-call]
+        turns = [_turn_sums(turn, part) for turn, part in parts]
+    return TokenScores(sums, turns, per_token[:, 0].clamp(max=LARGEST_HALF).half().numpy())
+
+
+def _turn_sums(turn: Turn, nll: "torch.Tensor") -> TurnSums:
+    """Sums of one turn's losses (N,)."""
+    first, end = (place - turn.start for place in turn.content)
+    return TurnSums(len(nll), float(nll.sum()), end - first, float(nll[first:end].sum()))
 
 
 def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:

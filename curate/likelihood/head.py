@@ -96,9 +96,7 @@ class Head:
         import torch
 
         states = _BodyOutput(products.new_zeros(1, len(products), 1))
-        stand_ins = {
-            path: _StandIn(part, states if part is self._body else products[None]) for path, part in self._paths.items()
-        }
+        stand_ins = {path: _StandIn(part, states if part is self._body else products[None]) for path, part in self._paths.items()}
         model = _with(self._model, stand_ins)
         dummy = torch.zeros(1, len(products), dtype=torch.long, device=products.device)
         return model(input_ids=dummy, use_cache=False).logits[0].float()  # type: ignore[no-any-return]

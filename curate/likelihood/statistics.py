@@ -1,13 +1,20 @@
 """From logits to per-token statistics, and from these to the sums that are stored per row."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 # N scored tokens, V vocabulary, W width of a tile
+
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
+LOWEST = -1e30
+"""Stands for a logit of -inf, a token that can never come: its weight is 0, and 0 times -inf would be no number."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,24 @@ class TokenSums:
         return asdict(self)
 
 
-LOWEST = -1e30
-"""Stands for a logit of -inf, a token that can never come: its weight is 0, and 0 times -inf would be no number."""
+@dataclass(frozen=True)
+class TurnSums:
+    """Sums over the scored tokens of one turn, as in `TokenSums`."""
+
+    tokens: int
+    nll: float
+    content_tokens: int
+    content_nll: float
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What is kept of one row's statistics: little enough to hold a shard of them in memory."""
+
+    sums: TokenSums
+    turns: Sequence[TurnSums]
+    nll: "npt.NDArray[np.float16]"
+    """(N,), of every scored token in order; what float16 cannot hold is its largest number."""
 
 
 def token_statistics(

@@ -14,7 +14,7 @@ import numpy as np
 from curate import _fs
 from curate.annotations import Annotations, AnnotationStore
 from curate.annotations.planning import KEY
-from curate.annotations.store import PLAN, folder_of
+from curate.annotations.store import PLAN, arrow_type, folder_of
 from curate.errors import CurateError, IntegrityError
 from curate.examples import stable_hash
 from curate.filters import known_filters
@@ -393,9 +393,8 @@ def _struct(publication: Publication, name: str, outputs: Mapping[str, str], sco
     # What was left out is absent, not null: a recipe that reads it must not pass for one that found nothing.
     names = dict.fromkeys([*(filter_.outputs if filter_ else ()), *outputs])
     columns = {output: _chunk(scores[outputs[output]]) for output in names if output in outputs and output != REASON}
-    declared = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
     for output, array in columns.items():
-        if filter_ and output in filter_.outputs and array.type != declared[filter_.outputs[output]]:
+        if filter_ and output in filter_.outputs and array.type != arrow_type(filter_.outputs[output]):
             raise IntegrityError(f"{publication.name}: {name}.{output} is {array.type} in scores/; ask its owner for a new push")
     columns[REASON] = _chunk(scores[outputs[REASON]]) if REASON in outputs else pa.nulls(scores.num_rows, pa.string())
     return pa.StructArray.from_arrays(list(columns.values()), names=list(columns))

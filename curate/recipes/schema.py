@@ -20,7 +20,7 @@ from pydantic import (
 
 from curate.errors import RecipeError, UsageError, near_miss
 from curate.filters import Filter, build_filter, known_filters
-from curate.filters.base import first_complaint
+from curate.filters.base import LIST, first_complaint
 from curate.recipes.trial import TrialSettings
 
 Group = Literal["prompt", "stratum", "source", "dataset"]
@@ -428,6 +428,12 @@ class Recipe(Settings):
         if output not in outputs:
             raise ValueError(f"{where} reads {field!r}; {near_miss(output, outputs, listing=f'{name} gives')}")
         kind = outputs[output]
+        if kind.endswith(LIST):
+            single = [name for name, other in outputs.items() if not other.endswith(LIST)]
+            raise ValueError(
+                f"{where} reads {field!r}, which is a list ({kind}); a step decides by one value per row, "
+                f"{name} gives {', '.join(single)}"
+            )
         if isinstance(step, Drop) and step.is_ is not None:
             wanted = {"bool": bool, "string": str}.get(kind)
             if wanted is None or not isinstance(step.is_, wanted):

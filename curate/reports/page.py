@@ -35,9 +35,9 @@ def write_report(
 ) -> Path:
     """Write the report of a run that has a selection, by default to `report.html` in its folder; returns where it lies.
 
-    `examples` bounds the rows that can be browsed. `surprise_rows` rows are scored token by token for the shading:
-    `surprise` False never, True also with a model from the Hub or a large one, None only where the run's model is a
-    folder here whose weights are small. Equal runs give equal bytes.
+    `examples` bounds the rows that can be browsed. `surprise_rows` rows are shaded token by token: `surprise` False none, True
+    also with a model from the Hub or a large one, None only where the run's model is a folder here whose weights are small.
+    Where the run has `token_nll`, only the model's tokenizer is loaded. Equal runs give equal bytes.
 
     Raises UsageError where there is no selection or `examples` is below one.
     """

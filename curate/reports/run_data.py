@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 NUMBERS = ("float64", "int64")
 MOST_WORDS = 64
 """A text output with more values than this is no category."""
-_NAMES = ("near_duplicate.group",)
-"""Integers that name a row and measure nothing."""
+_NAMES = ("near_duplicate.group", "token_nll.content_first", "token_nll.content_end")
+"""Integers that name a row or a place and measure nothing."""
 Kind = Literal["number", "flag", "word"]
 
 

@@ -1,12 +1,14 @@
-"""How surprised the model is by every token of a few rows: scored when the report is written, since a run stores only sums."""
+"""How surprised the model is by every token of a few rows: as `token_nll` stored it, else scored when the report is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from curate.annotations import AnnotationStore
 from curate.errors import CurateError, UsageError
+from curate.filters import TokenNll
 from curate.filters.likelihood import Likelihood, ModelSettings
 from curate.likelihood import Rendered, model_identity
 from curate.reports.figures import FAMILIARITY
@@ -14,9 +16,7 @@ from curate.reports.run_data import RunData, model_facts
 from curate.reports.text import name_of, rounded, visible
 from curate.selection.frame import Ints
 
-if TYPE_CHECKING:
-    from curate.likelihood import Engine
-
+TOKENS = TokenNll.name
 LARGEST = 500_000_000
 """Bytes of weights above which a report does not load the model unless it is asked to."""
 MOST_TOKENS = 240
@@ -63,12 +63,21 @@ def shaded_rows(run: RunData, chosen: list[tuple[int, str]], wanted: bool | None
         if wanted:
             raise
         rows, why_not = [], run.shown(str(error))
-    return {"rows": rows, "why_not": why_not, "legend": [*_legend()], "model": (run.model or {}).get("name")}
+    return {
+        "rows": rows,
+        "why_not": why_not,
+        "legend": [*_legend()],
+        "model": (run.model or {}).get("name"),
+        "is_stored": bool(rows) and _is_stored(run),
+    }
 
 
 def _filter(run: RunData, *, is_wanted: bool) -> Likelihood:
-    """The forward pass as the run's own filter has it. Raises UsageError where its model is not to be had."""
-    name = next(name.partition(".")[0] for name in FAMILIARITY if run.has(name))
+    """The forward pass as the run's own filter has it. Raises UsageError where its model is not to be had.
+
+    Where the tokens' losses are stored, the tokenizer is all that is needed of the model.
+    """
+    name = TOKENS if _is_stored(run) else _familiarity(run)
     plan, facts = run.plans.get(name), model_facts(run.lock["annotations"][name]["fingerprint"])
     if plan is None or facts is None:
         raise UsageError("this folder does not say where the model that scored it lies")
@@ -80,14 +89,45 @@ def _filter(run: RunData, *, is_wanted: bool) -> Likelihood:
     if model_identity(where, parameters.get("revision")) != facts["model"]:
         raise UsageError("the model at that place is no longer the one that scored these rows")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    if size > LARGEST and not is_wanted:
+    if size > LARGEST and not is_wanted and name != TOKENS:
         raise UsageError(f"the model's weights are {size / 1e9:.1f} GB, which takes long to load; ask for it to have it done")
     settings = {key: parameters[key] for key in ModelSettings.model_fields if key in parameters}
     return Likelihood(**(settings | {"dtype": facts.get("dtype", "auto")}))
 
 
+def _familiarity(run: RunData) -> str:
+    """The filter by whose scores rows are chosen."""
+    return next(name.partition(".")[0] for name in FAMILIARITY if run.has(name))
+
+
+def _is_stored(run: RunData) -> bool:
+    """Whether the run holds the losses of single tokens, of the model by whose scores rows are chosen."""
+    if TOKENS not in run.plans:
+        return False
+    one, other = (model_facts(run.lock["annotations"][name]["fingerprint"]) for name in (TOKENS, _familiarity(run)))
+    return one is not None and other is not None and bool(one["model"] == other["model"])
+
+
+def _losses(run: RunData, filter_: Likelihood) -> Callable[[int, Rendered], list[float] | None]:
+    """What gives the negative log-likelihoods of a row's trained tokens, in nats; None where it is not scored."""
+    if not _is_stored(run):
+        engine = filter_.engine()
+        return lambda _, tokens: list(engine.token_statistics([tokens])[0][:, 0].tolist())
+    store = AnnotationStore(run.out / "annotations" / run.lock["annotations"][TOKENS]["folder"])
+
+    def stored(row: int, tokens: Rendered) -> list[float] | None:
+        shard = next(shard for shard in store.shards if shard.start <= row < shard.stop)
+        (record,) = store.read(shard.index, [f"{TOKENS}.nll"])[TOKENS].slice(row - shard.start, 1).to_pylist()
+        found: list[float] | None = record["nll"]
+        if found is not None and len(found) != tokens.trained:
+            raise UsageError(f"the tokenizer no longer makes the tokens that were scored (row {row}); score again to see them")
+        return found
+
+    return stored
+
+
 def _scored(run: RunData, chosen: list[tuple[int, str]], filter_: Likelihood) -> list[dict[str, Any]]:
-    engine, renderer = filter_.engine(), filter_.renderer()
+    losses, renderer = _losses(run, filter_), filter_.renderer()
     examples = {row: example for row in sorted({row for row, _ in chosen}) if (example := _example(run, row))}
     rendered = dict(zip(examples, filter_.rendered(list(examples.values()), renderer), strict=True))
     found = []
@@ -95,10 +135,14 @@ def _scored(run: RunData, chosen: list[tuple[int, str]], filter_: Likelihood) ->
         tokens = rendered[row]
         if not isinstance(tokens, Rendered):
             continue
-        (turn,) = tokens.turns
+        turn = tokens.turns[-1]
         first, end = turn.content
+        trained = losses(row, tokens)
+        if trained is None or first == end:
+            continue
         shown = min(end, first + MOST_TOKENS)
-        nll = token_nll(engine, tokens, first, shown)
+        # The last turn's losses end the list.
+        nll = trained[len(trained) - turn.stop + first : len(trained) - turn.stop + shown]
         step = int(run.rejected_by[row])
         found.append(
             {
@@ -120,13 +164,6 @@ def _scored(run: RunData, chosen: list[tuple[int, str]], filter_: Likelihood) ->
 def _example(run: RunData, row: int) -> Any:
     shard = next(shard for shard in run.rows.shards if shard.start <= row < shard.stop)
     return run.rows.examples(shard)[row - shard.start]
-
-
-def token_nll(engine: "Engine", row: Rendered, first: int, end: int) -> list[float]:
-    """Negative log-likelihood of the tokens from `first` to `end` (exclusive), in nats, given all that stands before them."""
-    (per_token,) = engine.token_statistics([row])
-    found: list[float] = per_token[first - row.start : end - row.start, 0].tolist()
-    return found
 
 
 def _pieces(tokenizer: Any, ids: Any, nll: list[float]) -> list[dict[str, Any]]:

@@ -257,7 +257,7 @@ def _write_ledger(selection: Selection, path: Path) -> dict[str, Any]:
             ("is_unscored", pa.bool_()),
             ("fails", pa.list_(pa.string())),
             ("margin", pa.float64()),
-            *((name, struct_type_of(store)) for name, store in frame.stores.items()),
+            *((name, single_valued(struct_type_of(store))) for name, store in frame.stores.items()),
         ]
     )
     writer = _fs.TableWriter(path, schema)
@@ -285,5 +285,13 @@ def _ledger_part(
         "fails": fails,
         "margin": pa.array(margin, mask=~np.isfinite(margin)),
     }
-    columns |= {name: store.read(shard.index, [name])[name] for name, store in frame.stores.items()}
+    for name, store in frame.stores.items():
+        columns[name] = store.read(shard.index, [f"{name}.{output.name}" for output in schema.field(name).type])[name]
     return pa.table(columns, schema=schema)
+
+
+def single_valued(kind: "pa.StructType") -> "pa.StructType":
+    """A filter's outputs without those that are lists: no step decides by them, and they would be most of the ledger."""
+    import pyarrow as pa
+
+    return pa.struct([output for output in kind if not pa.types.is_list(output.type)])

@@ -12,7 +12,15 @@ from pydantic import ValidationError
 from curate.examples import Example
 from curate.filters import Filter, Scores, Unscored, known_filters
 
-TYPES = {"float64": (float,), "int64": (int,), "bool": (bool,), "string": (str,)}
+TYPES = {
+    "float64": (float,),
+    "int64": (int,),
+    "bool": (bool,),
+    "string": (str,),
+    "float64[]": (list,),
+    "int64[]": (list,),
+    "float16[]": (list,),
+}
 NAMES = [name for name, cls in known_filters().items() if cls.__module__.startswith("curate.")]
 NEEDS = {
     "toxicity": {"checkpoint": "toxicity_checkpoint"},
@@ -112,10 +120,14 @@ def _close(one: Scores | Unscored, other: Scores | Unscored) -> bool:
     if isinstance(one, Unscored) or isinstance(other, Unscored):
         return one == other
     floats = {name: value for name, value in one.items() if isinstance(value, float)}
-    rest = {name: value for name, value in one.items() if name not in floats}
-    return floats == pytest.approx({name: other[name] for name in floats}, abs=1e-5) and rest == {
-        name: other[name] for name in rest
-    }
+    lists = {name: value for name, value in one.items() if isinstance(value, list)}
+    rest = {name: value for name, value in one.items() if name not in {*floats, *lists}}
+    return (
+        floats == pytest.approx({name: other[name] for name in floats}, abs=1e-5)
+        # Two numbers that differ in the last digit may be rounded to neighbouring float16.
+        and all(value == pytest.approx(other[name], rel=1e-3, abs=1e-5) for name, value in lists.items())
+        and rest == {name: other[name] for name in rest}
+    )
 
 
 def test_an_empty_batch_gives_no_results(fitted: Filter) -> None:

@@ -318,6 +318,22 @@ def test_a_model_that_is_not_here_is_not_looked_up(tmp_path: Path) -> None:
         recut(made.folder, other, tmp_path / "recut")
 
 
+def test_lists_are_not_published_and_not_missed(tmp_path: Path) -> None:
+    filters = f"{{token_nll: {{model: {model_path()}}}, turns: {{model: {model_path()}}}}}"
+    steps = ["keep: {field: turns.worst_nll, lowest: 50%}"]
+    made = small_bundle(tmp_path / "made", rows=12, filters=filters, steps=steps, bundle=WITH_REJECTED)
+    columns = set(open_publication(made.folder).scores().column_names)
+    assert {"turns_worst_nll", "turns_count", "token_nll_tokens"} <= columns
+    assert not {"turns_turn_nll", "turns_turn_tokens", "token_nll_nll"} & columns
+    assert reproduce(made.folder).passed
+    other = cut(
+        tmp_path, ["keep: {field: turns.last_nll, lowest: 25%}"], filters=filters.replace(str(model_path()), model_path().name)
+    )
+    found = recut(made.folder, other, tmp_path / "recut")
+    assert found.report.kept == 3
+    assert verify(found.out).problems == []
+
+
 def test_a_cut_can_be_published_again_with_its_licence(tmp_path: Path) -> None:
     made = small_bundle(tmp_path / "made", bundle={"with_rejected": True, "license": "cc-by-4.0"})
     found = recut(made.folder, cut(tmp_path, CUTS["bounds"], filters="{given: {}, length: {}}"), tmp_path / "recut")

@@ -16,6 +16,8 @@ from workshop import recipe_file, record, some_rows, tree, write_rows
 
 import curate
 from curate.errors import IntegrityError, UsageError
+from curate.filters import Likelihood
+from curate.likelihood import Rendered
 from curate.reports import page, surprise, write_report
 from curate.reports.browsing import chosen_rows
 from curate.reports.figures import spearman
@@ -308,6 +310,40 @@ def test_a_tokens_surprise_sums_to_the_score_that_the_run_stores(sample: Path) -
     for row in surprise.shaded_rows(run, chosen, None)["rows"]:
         assert row["mean"] == pytest.approx(stored[row["row"]], rel=1e-2, abs=2e-3)
         assert sum(len(piece["text"]) for piece in row["tokens"]) > 0
+
+
+@pytest.mark.parametrize("turns", ["last", "all"])
+def test_stored_losses_of_tokens_are_shaded_without_the_model(
+    turns: str, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters = f"{{perplexity: {{model: target, turns: {turns}}}, token_nll: {{model: target, turns: {turns}}}}}"
+    recipe = recipe_file(tmp_path / "r.yaml", ["keep: {field: perplexity.content_nll, lowest: 50%}"], filters=filters)
+    rows = [
+        {"messages": [*talk, {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]}
+        for row in some_rows(40)
+        for talk in ([], [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    ]
+    out = curate.run(recipe, write_rows(tmp_path / "d.jsonl", rows), out=tmp_path / "out", model=str(tiny_model_dir)).out
+    run = RunData(out)
+    chosen = surprise.choose_surprise(run, 8)
+    monkeypatch.setattr(surprise, "_is_stored", lambda _: False)
+    scored = surprise.shaded_rows(run, chosen, None)
+    monkeypatch.undo()
+    monkeypatch.setattr(Likelihood, "engine", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(surprise, "LARGEST", 0)
+    stored = surprise.shaded_rows(run, chosen, None)
+    assert (stored["is_stored"], scored["is_stored"]) == (True, False)
+    assert len(stored["rows"]) == 8
+    for one, other in zip(stored["rows"], scored["rows"], strict=True):
+        assert [piece["text"] for piece in one["tokens"]] == [piece["text"] for piece in other["tokens"]]
+        assert one["mean"] == pytest.approx(other["mean"], rel=1e-3, abs=2e-3)
+        assert (
+            "".join(piece["text"] for piece in one["tokens"]).strip()
+            == run.rows.examples(run.rows.shards[0])[one["row"]].completion
+        )
+    assert "scored again" not in Page(write_report(out)).text
+    monkeypatch.setattr(Rendered, "trained", 1)
+    assert "the tokenizer no longer makes" in str(surprise.shaded_rows(run, chosen, None)["why_not"])
 
 
 def test_shaded_text_is_the_completion(sample: Path) -> None:
