@@ -1,6 +1,7 @@
 """The shipped filters; importing this package registers them."""
 
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
+from curate.filters.binoculars import Binoculars
 from curate.filters.compression import Compression
 from curate.filters.consensus import Consensus
 from curate.filters.contamination import Contamination
@@ -24,6 +25,7 @@ from curate.filters.toxicity import Toxicity
 from curate.filters.unit_tests import UnitTests
 
 __all__ = [
+    "Binoculars",
     "Compression",
     "Consensus",
     "Contamination",

@@ -14,21 +14,24 @@ from curate.errors import ModelError, UsageError
 from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
-from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
+from curate.likelihood import ModelSpec, default_device, model_identity
 from curate.likelihood.model import ATTENTION, Dtype, check_device, default_dtype, maximal_length
 
 if TYPE_CHECKING:
-    from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
+    from curate.likelihood import Engine, Pair, Rendered, Renderer, Unrenderable
 
 TRL_MAX_LENGTH = 1024
 """SFTConfig's default: rows are scored on what a trainer left alone would train on."""
+View = Literal["conditional", "unconditional"]
 Normalisers = Annotated[tuple[str, ...], BeforeValidator(read_names)]
 
 
 class ModelSettings(Filter):
     """Which model, and what of a row it sees. Base of all filters that ask the target model."""
 
-    described_by_identity: ClassVar = ("model", "revision", "dtype", "max_length", "chat_template", "normalise")
+    described_by_identity: ClassVar[tuple[str, ...]] = (
+        *("model", "revision", "dtype", "max_length", "chat_template", "normalise"),
+    )
 
     model: str = Field(
         description="A folder as save_pretrained writes it, or a Hub id; in a recipe `target` is the run's --model."
@@ -181,16 +184,26 @@ class ForwardPass(ModelSettings):
 
         return load_engine(self.spec)
 
-    def run(self, rows: "Sequence[Rendered | Unrenderable]") -> list[Scores | Unscored]:
+    def viewed(self, examples: Sequence[Example], view: View) -> "list[Rendered | Unrenderable]":
+        """The rows as token ids, normalised first, with their prompts or without."""
+        renderer = self.renderer()
+        tokenizer, rows = renderer.tokenizer, self.rendered(examples, renderer)
+        if view == "conditional":
+            return rows
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        return [_without_prompt(row, start) for row in rows]
+
+    def run(self, rows: "Sequence[Rendered | Unrenderable]", engine: "Engine | Pair | None" = None) -> list[Scores | Unscored]:
         """One forward pass over all rows, in batches planned from them and the token budget."""
-        from curate.likelihood import OutOfMemory
+        from curate.likelihood import OutOfMemory, Unrenderable
 
         budget = self.batch_tokens or self.freeze()["batch_tokens"]
+        chosen = engine or self.engine()
         try:
-            results = self.engine().score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+            results = chosen.score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
         except OutOfMemory as error:
             raise BackOff from error
-        return [result.as_scores() if isinstance(result, TokenSums) else Unscored(result.reason) for result in results]
+        return [Unscored(result.reason) if isinstance(result, Unrenderable) else result.as_scores() for result in results]
 
 
 @register("likelihood")
@@ -241,29 +254,21 @@ class Likelihood(ForwardPass):
         "border_merged": "bool",
     }
 
-    view: Literal["conditional", "unconditional"] = Field(
-        default="conditional", description="The completion given its prompt, or without it."
-    )
+    view: View = Field(default="conditional", description="The completion given its prompt, or without it.")
 
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass over all examples."""
-        from curate.likelihood import Renderer
+        return self.run(self.viewed(examples, self.view))
 
-        tokenizer = self.engine().loaded.tokenizer
-        rows = self.rendered(examples, Renderer(tokenizer, max_length=self.resolved_max_length()))
-        if self.view == "unconditional":
-            rows = [self._without_prompt(row, tokenizer.bos_token_id, tokenizer.eos_token_id) for row in rows]
-        return self.run(rows)
 
-    @staticmethod
-    def _without_prompt(row: "Rendered | Unrenderable", bos: int | None, eos: int) -> "Rendered | Unrenderable":
-        from curate.likelihood import Rendered, Unrenderable
+def _without_prompt(row: "Rendered | Unrenderable", start: int) -> "Rendered | Unrenderable":
+    """The content alone behind the token `start`."""
+    from curate.likelihood import Rendered, Unrenderable
 
-        if isinstance(row, Unrenderable):
-            return row
-        (turn,) = row.turns
-        ids = [eos if bos is None else bos, *row.input_ids[slice(*turn.content)]]
-        return Rendered.whole(ids, 1, truncated=row.truncated)
+    if isinstance(row, Unrenderable):
+        return row
+    (turn,) = row.turns
+    return Rendered.whole([start, *row.input_ids[slice(*turn.content)]], 1, truncated=row.truncated)
 
 
 @functools.cache

@@ -390,8 +390,9 @@ class _Run:
                 else ""
             )
             yield Inert(
-                f"{code(field)} ranks a machine-written row above a human-written one in {number(100 * figures['auroc'])} % of "
-                f"pairs{interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the "
+                f"{code(field)} finds a machine-written row more machine-like than a human-written one in "
+                f"{number(100 * figures['auroc'])} % of pairs"
+                f"{interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the "
                 f"human rows it finds {number(100 * figures['found_at_1'])} % of the machine-written ones"
                 f"{interval(entry.get('found_at_1_interval'))}."
             )

@@ -19,6 +19,7 @@ NEEDS = {
     "self_aligned": {"own": "own_source"},
     "detector_model": {"classifier": "detector_folder"},
     "contamination": {"against": "evaluation_file"},
+    "binoculars": {"observer": "model_folder", "fewest_words": "one"},
 }
 """Parameters without which a filter refuses, and the fixtures that give them."""
 TEXT_FILTERS = [name for name in NAMES if "model" not in known_filters()[name].model_fields and name not in NEEDS]
@@ -68,6 +69,11 @@ def fitted(request: pytest.FixtureRequest) -> Filter:
     given |= {name: str(request.getfixturevalue(fixture)) for name, fixture in NEEDS.get(request.param, {}).items()}
     built = cls.model_validate(given)
     return built.fit([*EXAMPLES, *OWN]) if cls.needs_corpus() else built
+
+
+@pytest.fixture
+def one() -> int:
+    return 1
 
 
 @pytest.fixture
