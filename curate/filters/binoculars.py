@@ -1,17 +1,21 @@
 """How machine-like a completion looks to two models: its surprise, against the surprise that they expect of each other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from curate import progress
 from curate.errors import ModelError
 from curate.examples import Example
-from curate.filters.base import OutputType, Scores, Unscored, register
-from curate.filters.likelihood import ForwardPass, View, mean_of
+from curate.filters.base import BackOff, OutputType, Scores, Unscored, register
+from curate.filters.likelihood import ForwardPass, Likelihood
 from curate.filters.normalisation import in_order, normalised
 from curate.likelihood import ModelSpec, model_identity
 from curate.likelihood.model import maximal_length
+
+if TYPE_CHECKING:
+    from curate.likelihood import JointSums, Unrenderable
 
 
 @register("binoculars")
@@ -59,7 +63,9 @@ class Binoculars(ForwardPass):
 
     observer: str = Field(description="The second model, with the first one's vocabulary: a folder or a Hub id.")
     observer_revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub observer.")
-    view: View = Field(default="conditional", description="The completion given its prompt, or without it.")
+    view: Literal["conditional", "unconditional"] = Field(
+        default="conditional", description="The completion given its prompt, or without it."
+    )
     collapse_whitespace: bool = Field(
         default=True, description="Score with `whitespace` normalised, whatever else `normalise` names."
     )
@@ -108,28 +114,39 @@ class Binoculars(ForwardPass):
 
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass of both models over all examples."""
-        from curate.likelihood import Unrenderable, load_pair
+        from curate.likelihood import OutOfMemory, Unrenderable, load_pair
 
-        names = in_order({*self.normalise, *(("whitespace",) if self.collapse_whitespace else ())})
-        rows = self.model_copy(update={"normalise": names}).viewed(examples, self.view)
         words = [len(normalised(example, self.normalise).completion.split()) for example in examples]
         rows = [
             Unrenderable("too_short") if count < self.fewest_words and not isinstance(row, Unrenderable) else row
-            for row, count in zip(rows, words, strict=True)
+            for row, count in zip(self._text().viewed(examples), words, strict=True)
         ]
-        results = self.run(rows, load_pair(self.spec, self.observer_spec))
+        budget = self.batch_tokens or self.freeze()["batch_tokens"]
+        pair = load_pair(self.spec, self.observer_spec)
+        try:
+            results = pair.score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+        except OutOfMemory as error:
+            raise BackOff from error
         return [_scores(sums, count) for sums, count in zip(results, words, strict=True)]
 
+    def _text(self) -> Likelihood:
+        """What is read: the completion without its layout, as far as both models have positions."""
+        names = in_order({*self.normalise, *(("whitespace",) if self.collapse_whitespace else ())})
+        settings = self.passed_on() | {"normalise": names, "max_length": self.resolved_max_length()}
+        return Likelihood(**settings, view=self.view)
 
-def _scores(sums: Scores | Unscored, words: int) -> Scores | Unscored:
-    if isinstance(sums, Unscored):
-        return sums
-    log_ppl, cross_entropy = (mean_of(sums, f"content_{what}", "content_tokens") for what in ("nll", "cross_entropy"))
+
+def _scores(sums: "JointSums | Unrenderable", words: int) -> Scores | Unscored:
+    from curate.likelihood import Unrenderable
+
+    if isinstance(sums, Unrenderable):
+        return Unscored(sums.reason)
+    log_ppl, cross_entropy = (total / sums.content_tokens for total in (sums.content_nll, sums.content_cross_entropy))
     return {
         "score": log_ppl / cross_entropy if cross_entropy > 0 else None,
         "log_ppl": log_ppl,
         "cross_entropy": cross_entropy,
-        "content_tokens": sums["content_tokens"],
+        "content_tokens": sums.content_tokens,
         "words": words,
-        "truncated": sums["truncated"],
+        "truncated": sums.truncated,
     }

@@ -14,15 +14,14 @@ from curate.errors import ModelError, UsageError
 from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
-from curate.likelihood import ModelSpec, default_device, model_identity
+from curate.likelihood import ModelSpec, TokenSums, default_device, model_identity
 from curate.likelihood.model import ATTENTION, Dtype, check_device, default_dtype, maximal_length
 
 if TYPE_CHECKING:
-    from curate.likelihood import Engine, Pair, Rendered, Renderer, Unrenderable
+    from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
 
 TRL_MAX_LENGTH = 1024
 """SFTConfig's default: rows are scored on what a trainer left alone would train on."""
-View = Literal["conditional", "unconditional"]
 Normalisers = Annotated[tuple[str, ...], BeforeValidator(read_names)]
 
 
@@ -184,26 +183,16 @@ class ForwardPass(ModelSettings):
 
         return load_engine(self.spec)
 
-    def viewed(self, examples: Sequence[Example], view: View) -> "list[Rendered | Unrenderable]":
-        """The rows as token ids, normalised first, with their prompts or without."""
-        renderer = self.renderer()
-        tokenizer, rows = renderer.tokenizer, self.rendered(examples, renderer)
-        if view == "conditional":
-            return rows
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        return [_without_prompt(row, start) for row in rows]
-
-    def run(self, rows: "Sequence[Rendered | Unrenderable]", engine: "Engine | Pair | None" = None) -> list[Scores | Unscored]:
+    def run(self, rows: "Sequence[Rendered | Unrenderable]") -> list[Scores | Unscored]:
         """One forward pass over all rows, in batches planned from them and the token budget."""
-        from curate.likelihood import OutOfMemory, Unrenderable
+        from curate.likelihood import OutOfMemory
 
         budget = self.batch_tokens or self.freeze()["batch_tokens"]
-        chosen = engine or self.engine()
         try:
-            results = chosen.score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+            results = self.engine().score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
         except OutOfMemory as error:
             raise BackOff from error
-        return [Unscored(result.reason) if isinstance(result, Unrenderable) else result.as_scores() for result in results]
+        return [result.as_scores() if isinstance(result, TokenSums) else Unscored(result.reason) for result in results]
 
 
 @register("likelihood")
@@ -254,21 +243,31 @@ class Likelihood(ForwardPass):
         "border_merged": "bool",
     }
 
-    view: View = Field(default="conditional", description="The completion given its prompt, or without it.")
+    view: Literal["conditional", "unconditional"] = Field(
+        default="conditional", description="The completion given its prompt, or without it."
+    )
 
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass over all examples."""
-        return self.run(self.viewed(examples, self.view))
+        return self.run(self.viewed(examples))
 
+    def viewed(self, examples: Sequence[Example]) -> "list[Rendered | Unrenderable]":
+        """The rows as token ids, with their prompts or without."""
+        renderer = self.renderer()
+        tokenizer, rows = renderer.tokenizer, self.rendered(examples, renderer)
+        if self.view == "unconditional":
+            rows = [self._without_prompt(row, tokenizer.bos_token_id, tokenizer.eos_token_id) for row in rows]
+        return rows
 
-def _without_prompt(row: "Rendered | Unrenderable", start: int) -> "Rendered | Unrenderable":
-    """The content alone behind the token `start`."""
-    from curate.likelihood import Rendered, Unrenderable
+    @staticmethod
+    def _without_prompt(row: "Rendered | Unrenderable", bos: int | None, eos: int) -> "Rendered | Unrenderable":
+        from curate.likelihood import Rendered, Unrenderable
 
-    if isinstance(row, Unrenderable):
-        return row
-    (turn,) = row.turns
-    return Rendered.whole([start, *row.input_ids[slice(*turn.content)]], 1, truncated=row.truncated)
+        if isinstance(row, Unrenderable):
+            return row
+        (turn,) = row.turns
+        ids = [eos if bos is None else bos, *row.input_ids[slice(*turn.content)]]
+        return Rendered.whole(ids, 1, truncated=row.truncated)
 
 
 @functools.cache

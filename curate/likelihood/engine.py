@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from curate import progress
 from curate.errors import ModelError
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 AGREEMENT = 1e-4
 """Largest relative difference of hidden states, packed and one by one, in float32: kernels sum in other orders."""
-
-
-S = TypeVar("S")
 
 
 class OutOfMemory(Exception):  # noqa: N818  (a signal to the caller, who halves the budget; not shown to users)
@@ -62,12 +59,41 @@ class Engine:
         `on_tokens` is called after each batch with all tokens of its rows, prompts included: what the model has to read. Raises
         OutOfMemory when a batch of several rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
         """
-        return score_in_batches(
-            rows, self._score_batch, is_packed=self.why_padded is None, batch_tokens=batch_tokens, on_tokens=on_tokens
+        results: list[TokenSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
+        places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
+        todo = [row for row in rows if isinstance(row, Rendered)]
+        batches = (
+            plan_packs(todo, batch_tokens)
+            if self.why_padded is None
+            else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
         )
+        for batch in batches:
+            chosen = [todo[index] for index in batch]
+            for index, result in zip(batch, self._score_batch(chosen), strict=True):
+                results[places[index]] = result
+            if on_tokens is not None:
+                on_tokens(sum(len(row.input_ids) for row in chosen))
+        return [result for result in results if result is not None]
 
     def _score_batch(self, rows: Sequence[Rendered]) -> Sequence[TokenSums | Unrenderable]:
-        return [_sums(row, part) for row, part in zip(rows, self.token_statistics(rows), strict=True)]
+        import torch
+
+        failed = False
+        try:
+            per_token = self.token_statistics(rows)
+            return [_sums(row, part) for row, part in zip(rows, per_token, strict=True)]
+        except torch.OutOfMemoryError:
+            failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            failed = True
+        assert failed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) > 1:
+            raise OutOfMemory
+        return [Unrenderable("out_of_memory")]
 
     def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
         """Statistics of every scored token of some rows, which run together: float64 (N, 4) per row, as in `TokenSums`."""
@@ -86,7 +112,7 @@ class Engine:
 
     @property
     def head(self) -> Head:
-        """What turns states into logits, for sweeps over more than one model."""
+        """What turns states into logits, for a sweep over two models."""
         return self._head
 
     def _packed(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
@@ -168,50 +194,6 @@ class Engine:
                 f"{self.loaded.spec.model}: {type(self._model).__name__} computes logits from more than the last hidden "
                 "state; such models cannot be scored yet"
             )
-
-
-def score_in_batches(
-    rows: Sequence[Rendered | Unrenderable],
-    score: Callable[[Sequence[Rendered]], Sequence[S | Unrenderable]],
-    *,
-    is_packed: bool,
-    batch_tokens: int,
-    on_tokens: Callable[[int], None] | None = None,
-) -> list[S | Unrenderable]:
-    """One result per row, in order, from `score`, which gives those of the rows of a batch; see `Engine.score`."""
-    results: list[S | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
-    places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
-    todo = [row for row in rows if isinstance(row, Rendered)]
-    batches = plan_packs(todo, batch_tokens) if is_packed else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
-    for batch in batches:
-        chosen = [todo[index] for index in batch]
-        for index, result in zip(batch, _within_memory(chosen, score), strict=True):
-            results[places[index]] = result
-        if on_tokens is not None:
-            on_tokens(sum(len(row.input_ids) for row in chosen))
-    return [result for result in results if result is not None]
-
-
-def _within_memory(
-    rows: Sequence[Rendered], score: Callable[[Sequence[Rendered]], Sequence[S | Unrenderable]]
-) -> Sequence[S | Unrenderable]:
-    import torch
-
-    failed = False
-    try:
-        return score(rows)
-    except torch.OutOfMemoryError:
-        failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        failed = True
-    assert failed
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if len(rows) > 1:
-        raise OutOfMemory
-    return [Unrenderable("out_of_memory")]
 
 
 def _trial_rows(vocabulary: int) -> list[Rendered]:

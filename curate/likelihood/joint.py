@@ -2,14 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curate.errors import ModelError
-from curate.likelihood.engine import Engine, load_engine, score_in_batches
+from curate.likelihood.batching import plan_batches
+from curate.likelihood.engine import Engine, OutOfMemory, load_engine
 from curate.likelihood.head import TOKENS
 from curate.likelihood.model import ModelSpec, load_tokenizer
+from curate.likelihood.packing import plan_packs
 from curate.likelihood.rendering import Rendered, Unrenderable
 
 if TYPE_CHECKING:
@@ -34,10 +36,6 @@ class JointSums:
     content_cross_entropy: float
     truncated: bool
 
-    def as_scores(self) -> Mapping[str, float | int | bool]:
-        """The fields as a filter's outputs."""
-        return asdict(self)
-
 
 class Pair:
     """Two loaded models with one vocabulary, which read the same batches.
@@ -53,12 +51,41 @@ class Pair:
     def score(
         self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
     ) -> list[JointSums | Unrenderable]:
-        """One result per row, in order; see `Engine.score`. Rows are packed where both models can be."""
-        is_packed = self.performer.why_padded is None and self.observer.why_padded is None
-        return score_in_batches(rows, self._score_batch, is_packed=is_packed, batch_tokens=batch_tokens, on_tokens=on_tokens)
+        """One result per row, in order, and OutOfMemory, as from `Engine.score`. Rows are packed where both models can be."""
+        results: list[JointSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
+        places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
+        todo = [row for row in rows if isinstance(row, Rendered)]
+        batches = (
+            plan_packs(todo, batch_tokens)
+            if self.performer.why_padded is None and self.observer.why_padded is None
+            else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
+        )
+        for batch in batches:
+            chosen = [todo[index] for index in batch]
+            for index, result in zip(batch, self._score_batch(chosen), strict=True):
+                results[places[index]] = result
+            if on_tokens is not None:
+                on_tokens(sum(len(row.input_ids) for row in chosen))
+        return [result for result in results if result is not None]
 
-    def _score_batch(self, rows: Sequence[Rendered]) -> list[JointSums | Unrenderable]:
-        return [_sums(row, part) for row, part in zip(rows, self.token_statistics(rows), strict=True)]
+    def _score_batch(self, rows: Sequence[Rendered]) -> Sequence[JointSums | Unrenderable]:
+        import torch
+
+        failed = False
+        try:
+            return [_sums(row, part) for row, part in zip(rows, self.token_statistics(rows), strict=True)]
+        except torch.OutOfMemoryError:
+            failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            failed = True
+        assert failed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) > 1:
+            raise OutOfMemory
+        return [Unrenderable("out_of_memory")]
 
     def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
         """nll and cross-entropy of every scored token of some rows, which run together: float64 (N, 2) per row."""
@@ -104,7 +131,7 @@ def joint_statistics(
     weight, other_weight, mean, at_target = (targets.new_zeros(len(targets), dtype=torch.float64) for _ in range(4))
     for low in range(0, vocabulary, width):
         high = min(vocabulary, low + width)
-        logits, other = performed(low, high), observed(low, high)  # (N, W)
+        logits, other = (tile(low, high).to(targets.device) for tile in (performed, observed))  # (N, W)
         own = targets - low
         inside = ((own >= 0) & (own < high - low)).nonzero()[:, 0]
         at_target[inside] = logits[inside, own[inside]].double()
