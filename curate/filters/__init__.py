@@ -10,6 +10,7 @@ from curate.filters.detectors import Detectors
 from curate.filters.distinct import Distinct
 from curate.filters.entropy import Entropy
 from curate.filters.errors import Errors
+from curate.filters.few_shot import FewShot
 from curate.filters.ifd import InstructionFollowingDifficulty
 from curate.filters.learned_detector import LearnedDetector
 from curate.filters.length import Length
@@ -34,6 +35,7 @@ __all__ = [
     "Distinct",
     "Entropy",
     "Errors",
+    "FewShot",
     "Filter",
     "InstructionFollowingDifficulty",
     "LearnedDetector",

@@ -28,6 +28,7 @@ _ORDER = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", 
 SETTINGS = {
     "chat_template": "chat template: {}",
     "dtype": "in {}",
+    "few_shot": "behind examples of the hash {}",
     "max_length": "at most {} tokens a row",
     "normalise": "after stripping {}",
 }

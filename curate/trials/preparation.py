@@ -501,7 +501,7 @@ def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, An
     known = {name: scored[0].get(name) for name in ("model", *SCORED_WITH)} if scored else {}
     differing = [name for name in SCORED_WITH if known and name in given and str(given[name]) != str(known[name])]
     notes = [f"{name} is {given[name]}; the rows were scored with {known[name] or 'the default'}" for name in differing]
-    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": ()}
+    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": (), "few_shot": None}
     filter_ = build_filter(Likelihood.name, given, where="trial: model")
     assert isinstance(filter_, Likelihood)
     filter_.fingerprint()  # raises for a model that cannot be used
