@@ -154,8 +154,8 @@ class _Run:
         """Every model that scored, and the settings that its scores depend on."""
         found: dict[str, tuple[Inert, Inert]] = {}
         for name, entry in sorted(self.lock["annotations"].items()):
-            for asked in models_asked(entry["fingerprint"]):
-                label = self._model_name(asked["model"], str(entry["folder"]))
+            for asked, role in models_asked(entry["fingerprint"]):
+                label = self._model_name(asked[role], str(entry["folder"]), role)
                 settings = [what.format(setting(asked[key])) for key, what in SETTINGS.items() if asked.get(key)]
                 users = found.get(label, (Inert(""), Inert("")))[1]
                 known = [part for part in users.split("; ") if part]
@@ -163,7 +163,7 @@ class _Run:
                 found[label] = (label, Inert("; ".join([*known, *([told] if told not in known else [])])))
         return list(found.values())
 
-    def _model_name(self, identity: Any, folder: str) -> Inert:
+    def _model_name(self, identity: Any, folder: str, role: str) -> Inert:
         if isinstance(identity, Mapping) and is_repo(identity.get("repository")):
             name, revision = str(identity["repository"]), str(identity.get("revision", ""))
             at = f" at revision {code(revision[:12])}" if revision else ""
@@ -175,7 +175,7 @@ class _Run:
         except IntegrityError:  # lies in another run's folder (`--reuse`)
             plan = {}
         asked = plan.get("parameters")
-        where = asked.get("model") if isinstance(asked, Mapping) else None
+        where = asked.get(role) if isinstance(asked, Mapping) else None
         weights = identity.get("weights") if isinstance(identity, Mapping) else None
         told = f"a local model, {code(without_paths(str(where)))}" if where else "a local model"
         return Inert(told + (f" with weights {code(str(weights)[:12])}" if weights else ""))

@@ -140,8 +140,7 @@ def joint_statistics(
         )
         fallen = (top.double() - highest.double())[:, 0]
         shrunk, other_shrunk = fallen.exp(), (other_top.double() - other_highest.double())[:, 0].exp()
-        # Nothing has been added yet where the first top falls by nearly infinitely much: 0 * -inf would be nan.
-        mean = (mean + torch.where(other_weight > 0, fallen, 0.0) * other_weight) * other_shrunk
+        mean = (mean + fallen * other_weight) * other_shrunk
         weight, other_weight, top, other_top = weight * shrunk, other_weight * other_shrunk, highest, other_highest
         x = logits.sub_(highest)
         y = other.sub_(other_highest).exp_()
