@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
-from workshop import curate, record, write_rows
+from conftest import save_tiny_model
+from workshop import curate, recipe_file, record, write_rows
 
 from curate.learning.judging import auroc
 
@@ -53,6 +54,32 @@ def test_the_figures_are_those_of_the_scores(calibrated: Path) -> None:
     above = [score > found["threshold_at_5"] for score in scores[:180]]
     assert sum(above[0::3]) + sum(above[1::3]) <= 0.05 * 120
     assert found["found_at_5"] == pytest.approx(sum(above[2::3]) / 60)
+
+
+def test_a_detector_that_is_lower_for_machines_is_judged_by_its_direction(
+    labelled: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from curate.annotations import load_annotations
+    from curate.selection.frame import Frame
+
+    observer = save_tiny_model(tmp_path / "observer", chat_template=None, seed=1)
+    chosen = recipe_file(
+        tmp_path / "r.yaml",
+        ["keep: {field: binoculars.score, highest: 50%}"],
+        filters=f"{{binoculars: {{model: target, observer: '{observer}'}}}}",
+    )
+    human = ("--human", "essay", "--human", "learner", "--recipe", chosen, "--model", tiny_model_dir)
+    done = curate("calibrate", labelled, *human, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    found = done.json["detectors"]["binoculars.score"]
+    (store,) = load_annotations(tmp_path / "out").stores
+    scores = Frame(load_annotations(tmp_path / "out").rows, {"binoculars": store}).column("binoculars.score").values[:180]
+    is_machine = np.arange(180) % 3 == 2
+    assert found["auroc"] == pytest.approx(1 - auroc(scores, is_machine))
+    assert (scores[~is_machine] < found["threshold_at_5"]).mean() <= 0.05
+    assert found["found_at_5"] == pytest.approx((scores[is_machine] < found["threshold_at_5"]).mean())
 
 
 def test_whoever_writes_like_the_machine_is_accused_more(calibrated: Path) -> None:

@@ -21,10 +21,13 @@ from curate.selection.frame import Frame
 
 OUTPUTS: Mapping[str, Sequence[str]] = {
     "detectors": ("log_likelihood", "log_rank", "lrr", "fast_detect"),
+    "binoculars": ("score",),
     "learned_detector": ("log_odds",),
     "detector_model": ("log_odds",),
 }
-"""The outputs of each detector filter that a recipe may cut on; in all of them higher is more machine-like."""
+"""The outputs of each detector filter that a recipe may cut on; higher is more machine-like, but for those of `LOW`."""
+LOW = {"binoculars.score"}
+"""Outputs that are lower for machines: they are judged by their negative, and their thresholds told as they are."""
 FEWEST = 20
 """Rows of either class below which nothing is measured."""
 CURVE_POINTS = 200
@@ -52,11 +55,11 @@ class Figures:
     unscored: dict[str, int]
     """Labelled rows without a value, by reason."""
     auroc: float
-    """Probability that a machine row scores above a human one; 0.5 is chance."""
+    """Probability that a machine row scores as more machine-like than a human one; 0.5 is chance."""
     auroc_interval: tuple[float, float]
     """95 %, from drawing prompts again."""
     found_at_1: float
-    """Share of the machine rows above the threshold that 1 % of the human rows lie above."""
+    """Share of the machine rows beyond the threshold that 1 % of the human rows lie beyond."""
     found_at_1_interval: tuple[float, float]
     found_at_5: float
     found_at_5_interval: tuple[float, float]
@@ -171,7 +174,8 @@ class _Labels:
 def _figures(frame: Frame, name: str, labels: _Labels, seed: int) -> Figures:
     column = frame.column(name)
     scored = column.valid & labels.known
-    scores: Floats = column.values[scored]
+    sign = -1.0 if name in LOW else 1.0
+    scores: Floats = sign * column.values[scored]
     positive: Bools = labels.is_machine[scored]
     machine, people = int(positive.sum()), int((~positive).sum())
     missing = labels.known & ~column.valid
@@ -197,8 +201,8 @@ def _figures(frame: Frame, name: str, labels: _Labels, seed: int) -> Figures:
         found_at_1_interval=_interval(at_1),
         found_at_5=at_5.value,
         found_at_5_interval=_interval(at_5),
-        threshold_at_1=limits[0],
-        threshold_at_5=limits[1],
+        threshold_at_1=sign * limits[0],
+        threshold_at_5=sign * limits[1],
         groups=[_rate(name, scores[(groups == name) & ~positive], limits) for name in sorted(set(groups[~positive]))],
         curve=_thinned(scores, positive),
     )

@@ -1,6 +1,7 @@
 """The shipped filters; importing this package registers them."""
 
 from curate.filters.base import Filter, Scores, Unscored, build_filter, known_filters, register
+from curate.filters.binoculars import Binoculars
 from curate.filters.compression import Compression
 from curate.filters.consensus import Consensus
 from curate.filters.contamination import Contamination
@@ -9,6 +10,7 @@ from curate.filters.detectors import Detectors
 from curate.filters.distinct import Distinct
 from curate.filters.entropy import Entropy
 from curate.filters.errors import Errors
+from curate.filters.few_shot import FewShot
 from curate.filters.ifd import InstructionFollowingDifficulty
 from curate.filters.learned_detector import LearnedDetector
 from curate.filters.length import Length
@@ -26,6 +28,7 @@ from curate.filters.turns import Turns
 from curate.filters.unit_tests import UnitTests
 
 __all__ = [
+    "Binoculars",
     "Compression",
     "Consensus",
     "Contamination",
@@ -34,6 +37,7 @@ __all__ = [
     "Distinct",
     "Entropy",
     "Errors",
+    "FewShot",
     "Filter",
     "InstructionFollowingDifficulty",
     "LearnedDetector",

@@ -18,7 +18,8 @@ from curate.errors import ModelError, UsageError
 from curate.examples import Example
 from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, register
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
-from curate.likelihood import ModelSpec, TokenScores, Turns, default_device, model_identity
+from curate.filters.shots import MOST_SHOTS, Shots, load_shots, prefix_tokens, render_behind
+from curate.likelihood import ModelSpec, Rendered, TokenScores, Turns, default_device, model_identity
 from curate.likelihood.model import (
     ATTENTION,
     Dtype,
@@ -31,7 +32,7 @@ from curate.likelihood.model import (
 )
 
 if TYPE_CHECKING:
-    from curate.likelihood import Engine, Rendered, Renderer, Unrenderable
+    from curate.likelihood import Engine, Renderer, Unrenderable
 
 TRL_MAX_LENGTH = 1024
 """SFTConfig's default: rows are scored on what a trainer left alone would train on."""
@@ -45,8 +46,8 @@ Normalisers = Annotated[tuple[str, ...], BeforeValidator(read_names)]
 class ModelSettings(Filter):
     """Which model, and what of a row it sees. Base of all filters that ask the target model."""
 
-    described_by_identity: ClassVar = (
-        *("model", "revision", "dtype", "quantize", "max_length", "chat_template", "normalise", "turns"),
+    described_by_identity: ClassVar[tuple[str, ...]] = (
+        *("model", "revision", "dtype", "quantize", "max_length", "chat_template", "normalise", "turns", "few_shot"),
     )
 
     model: str = Field(
@@ -70,6 +71,9 @@ class ModelSettings(Filter):
     turns: Turns = Field(
         default="last",
         description="Which assistant messages bear loss; all: as SFTConfig's assistant_only_loss trains conversations.",
+    )
+    few_shot: Path | None = Field(
+        default=None, description=f"A file of at most {MOST_SHOTS} examples that stand before every prompt."
     )
     device: str | None = Field(
         default=None, exclude=True, description="cpu, cuda, cuda:1 ..., auto (all GPUs); default: cuda where there is one."
@@ -140,7 +144,11 @@ class ModelSettings(Filter):
             facts["quantize"] = self.quantize
         if self.normalise:
             facts |= {"normalise": list(self.normalise), "normalise_rules": RULES}
-        return facts if self.turns == "last" else facts | {"turns": self.turns}
+        if self.turns != "last":
+            facts["turns"] = self.turns
+        if shots := self.shots():
+            facts["few_shot"] = shots.digest
+        return facts
 
     def freeze(self) -> dict[str, Any]:
         """Whether rows are rendered as conversations: kept rows are written in the layout in which they were scored."""
@@ -153,15 +161,45 @@ class ModelSettings(Filter):
         return Renderer.load(self.spec, max_length=self.resolved_max_length(), turns=self.turns)
 
     def rendered(self, examples: Sequence[Example], renderer: "Renderer") -> "list[Rendered | Unrenderable]":
-        """The rows as token ids, normalised first."""
+        """The rows as token ids, normalised first, behind the shots."""
         from curate.likelihood import Unrenderable
 
         seen = [normalised(example, self.normalise, turns=self.turns) for example in examples]
-        rows = renderer.render(seen)
-        return [
+        rows = [
             Unrenderable("empty_after_normalising") if example.completion.strip() and not shown.completion.strip() else row
-            for example, shown, row in zip(examples, seen, rows, strict=True)
+            for example, shown, row in zip(examples, seen, renderer.render(seen), strict=True)
         ]
+        shots = self.shots()
+        if shots is None:
+            return rows
+        self._check_positions(shots, renderer)
+        rows = [Unrenderable("is_a_shot") if shots.holds(example) else row for example, row in zip(examples, rows, strict=True)]
+        behind = render_behind(shots.normalised(self.normalise), seen, rows, renderer)
+        positions = self.positions() or math.inf
+        return [
+            Unrenderable("too_long") if isinstance(row, Rendered) and len(row.input_ids) > positions else row for row in behind
+        ]
+
+    def shots(self) -> Shots | None:
+        """What stands before every prompt; raises InputError or UsageError for a file that cannot be shown."""
+        return None if self.few_shot is None else load_shots(self.few_shot)
+
+    def check_machine(self) -> list[str]:
+        """Raise ModelError where the model has no room for the longest row behind the shots."""
+        if shots := self.shots():
+            self._check_positions(shots, self.renderer())
+        return super().check_machine()
+
+    def _check_positions(self, shots: Shots, renderer: "Renderer") -> None:
+        positions = self.positions()
+        taken = prefix_tokens(shots.normalised(self.normalise), renderer)
+        if positions is not None and taken + renderer.max_length > positions:
+            left = positions - taken
+            raise ModelError(
+                f"{self.model}: few_shot {self.few_shot} takes {taken} tokens and max_length is {renderer.max_length}, but the "
+                f"model has {positions} positions; "
+                + (f"set max_length to {left} or less" if left >= 2 else "show fewer or shorter examples")
+            )
 
     def passed_on(self) -> dict[str, Any]:
         """The model settings, for a filter that this one depends on."""
@@ -284,7 +322,7 @@ class Likelihood(ForwardPass):
 
     Unscored: empty_completion; too_long (the prompt alone fills max_length); template_altered (the completion does not stand
     verbatim in the rendered row); conversation_without_chat_template; chat_template: ... (it raised); no_completion_tokens;
-    nonfinite; out_of_memory (the row alone does not fit); empty_after_normalising.
+    nonfinite; out_of_memory (the row alone does not fit); empty_after_normalising; is_a_shot (it is shown before the others).
     With `view: unconditional` the content is scored without its prompt, after the BOS token (EOS where there is none): the
     same tokens, so that both views can be compared.
     With `normalise` the completion is scored without the named markup, here and in every filter that takes the option. Kept
@@ -293,6 +331,11 @@ class Likelihood(ForwardPass):
     With `turns: all` the sums are over every assistant message of a conversation (the filter `turns` gives them one by one), as
     SFTTrainer trains it with `assistant_only_loss`; where the chat template lacks `{% generation %}`, each turn with all that
     the template puts behind it. A message that does not stand verbatim in the rendered row makes it template_altered.
+    With `few_shot` the examples of a file stand before every prompt, as earlier turns behind the row's own system message (their
+    own are left out), without a chat template as text with a blank line behind each. The same tokens are scored as without, but
+    for a first one that merges otherwise; `normalise` holds for the shots too. max_length counts the row without them, and the
+    model must have positions for both. A row that is itself shown is unscored, is_a_shot. `view: unconditional` shows neither
+    prompt nor shots. The path is relative to the current directory; what the scores depend on is what the file holds.
     Cost: one forward pass of the model over every token.
     Source: perplexity of arXiv:2402.11192; rank, entropy and variance as in Fast-DetectGPT (arXiv:2310.05130).
     """
@@ -323,13 +366,15 @@ class Likelihood(ForwardPass):
 
     def score_batch(self, examples: Sequence[Example]) -> list[Scores | Unscored]:
         """One forward pass over all examples."""
-        from curate.likelihood import Renderer
+        return self.run(self.viewed(examples))
 
-        tokenizer = self.engine().loaded.tokenizer
-        rows = self.rendered(examples, Renderer(tokenizer, max_length=self.resolved_max_length(), turns=self.turns))
+    def viewed(self, examples: Sequence[Example]) -> "list[Rendered | Unrenderable]":
+        """The rows as token ids, with their prompts or without."""
+        renderer = self.renderer()
+        tokenizer, rows = renderer.tokenizer, self.rendered(examples, renderer)
         if self.view == "unconditional":
             rows = [self._without_prompt(row, tokenizer.bos_token_id, tokenizer.eos_token_id) for row in rows]
-        return self.run(rows)
+        return rows
 
     @staticmethod
     def _without_prompt(row: "Rendered | Unrenderable", bos: int | None, eos: int) -> "Rendered | Unrenderable":

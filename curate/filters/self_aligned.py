@@ -1,22 +1,20 @@
 """Perplexity of the completion where the prompt also shows the target model's own correct answers to other questions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from curate.errors import UsageError
-from curate.examples import Example, Message, stable_hash
+from curate.examples import Example, stable_hash
 from curate.filters.answers import read_answer
 from curate.filters.base import OutputType, Scores, Unscored, register
 from curate.filters.likelihood import ForwardPass, finite_exp, mean_of
 from curate.filters.normalisation import strip_markup
-from curate.likelihood import Rendered, Renderer
+from curate.filters.shots import Shots, prefix_tokens, shown_before
+from curate.likelihood import Renderer
 from curate.rows import RowStore
-
-SEPARATOR = "\n\n"
-"""After each demonstration, for a model without a chat template; question and answer are joined as those of a row are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,12 @@ class SelfAligned(ForwardPass):
     seed: int = Field(default=0, ge=0, description="Of the draw of the demonstrations.")
     most_characters: int = Field(default=1500, ge=1, description="Longest question and answer of a demonstration, together.")
     _demonstrations: tuple[Demonstration, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _shows_its_own(self) -> Self:
+        if self.few_shot is not None:
+            raise ValueError("few_shot is not for self_aligned, which shows demonstrations of its own; leave it out")
+        return self
 
     def fit(self, examples: Iterable[Example]) -> Self:
         """This filter with its demonstrations drawn.
@@ -135,28 +139,17 @@ class SelfAligned(ForwardPass):
         return tuple(one for one in self._demonstrations if one.prompt_key != example.prompt_key)[: self.k]
 
     def _prefixed(self, example: Example, demonstrations: Sequence[Demonstration], *, is_chat: bool) -> Example:
+        return shown_before(example, self._as_shots(demonstrations), is_chat=is_chat)
+
+    def _as_shots(self, demonstrations: Sequence[Demonstration]) -> Shots:
         pairs = [(one.question, strip_markup(one.answer, self.normalise).text) for one in demonstrations]
-        if is_chat:
-            turns: list[Message] = []
-            for question, answer in pairs:
-                turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            first = int(example.messages[0]["role"] == "system")
-            return replace(example, messages=[*example.messages[:first], *turns, *example.messages[first:]])
-        if len(example.messages) != 2:
-            return example  # several turns without a template: the renderer says so
-        text = "".join(f"{question}{answer}{SEPARATOR}" for question, answer in pairs)
-        prompt, completion = example.messages
-        return replace(example, messages=[{**prompt, "content": text + prompt["content"]}, completion])
+        return Shots(
+            tuple(({"role": "user", "content": asked}, {"role": "assistant", "content": answer}) for asked, answer in pairs)
+        )
 
     def _prefix_tokens(self, renderer: Renderer, demonstrations: Sequence[Demonstration]) -> int:
         """Tokens that demonstrations add to a row."""
-        row = Example([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}])
-        endless = Renderer(renderer.tokenizer, max_length=1 << 40)
-        shown = self._prefixed(row, demonstrations, is_chat=renderer.is_chat)
-        with_prefix, without = endless.render([shown, row])
-        # A template that refuses this conversation refuses the rows too, each with its reason.
-        is_known = isinstance(with_prefix, Rendered) and isinstance(without, Rendered)
-        return len(with_prefix.input_ids) - len(without.input_ids) if is_known else 0  # type: ignore[union-attr]
+        return prefix_tokens(self._as_shots(demonstrations), renderer)
 
     def _renderer_behind(self, demonstrations: Sequence[Demonstration]) -> Renderer:
         """A renderer that leaves a row the room which it has without demonstrations, as far as the model has positions."""

@@ -154,8 +154,8 @@ class _Run:
         """Every model that scored, and the settings that its scores depend on."""
         found: dict[str, tuple[Inert, Inert]] = {}
         for name, entry in sorted(self.lock["annotations"].items()):
-            for asked in models_asked(entry["fingerprint"]):
-                label = self._model_name(asked["model"], str(entry["folder"]))
+            for asked, role in models_asked(entry["fingerprint"]):
+                label = self._model_name(asked[role], str(entry["folder"]), role)
                 settings = [what.format(setting(asked[key])) for key, what in SETTINGS.items() if asked.get(key)]
                 users = found.get(label, (Inert(""), Inert("")))[1]
                 known = [part for part in users.split("; ") if part]
@@ -163,7 +163,7 @@ class _Run:
                 found[label] = (label, Inert("; ".join([*known, *([told] if told not in known else [])])))
         return list(found.values())
 
-    def _model_name(self, identity: Any, folder: str) -> Inert:
+    def _model_name(self, identity: Any, folder: str, role: str) -> Inert:
         if isinstance(identity, Mapping) and is_repo(identity.get("repository")):
             name, revision = str(identity["repository"]), str(identity.get("revision", ""))
             at = f" at revision {code(revision[:12])}" if revision else ""
@@ -175,7 +175,7 @@ class _Run:
         except IntegrityError:  # lies in another run's folder (`--reuse`)
             plan = {}
         asked = plan.get("parameters")
-        where = asked.get("model") if isinstance(asked, Mapping) else None
+        where = asked.get(role) if isinstance(asked, Mapping) else None
         weights = identity.get("weights") if isinstance(identity, Mapping) else None
         told = f"a local model, {code(without_paths(str(where)))}" if where else "a local model"
         return Inert(told + (f" with weights {code(str(weights)[:12])}" if weights else ""))
@@ -390,8 +390,9 @@ class _Run:
                 else ""
             )
             yield Inert(
-                f"{code(field)} ranks a machine-written row above a human-written one in {number(100 * figures['auroc'])} % of "
-                f"pairs{interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the "
+                f"{code(field)} finds a machine-written row more machine-like than a human-written one in "
+                f"{number(100 * figures['auroc'])} % of pairs"
+                f"{interval(entry.get('auroc_interval'))} (50 % is chance){counts}. At a threshold that accuses 1 % of the "
                 f"human rows it finds {number(100 * figures['found_at_1'])} % of the machine-written ones"
                 f"{interval(entry.get('found_at_1_interval'))}."
             )

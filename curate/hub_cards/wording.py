@@ -28,6 +28,7 @@ _ORDER = ("name", "summary", "source", "evidence", "avoid", "filters", "steps", 
 SETTINGS = {
     "chat_template": "chat template: {}",
     "dtype": "in {}",
+    "few_shot": "behind examples of the hash {}",
     "max_length": "at most {} tokens a row",
     "quantize": "weights in {}",
     "normalise": "after stripping {}",
@@ -80,10 +81,9 @@ def is_packaged(identity: Any) -> bool:
     return bool(model_identity(str(model_path()), None) == dict(identity))
 
 
-def models_asked(fingerprint: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The parts of a fingerprint that name a model."""
-    if fingerprint.get("model"):
-        yield fingerprint
+def models_asked(fingerprint: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The parts of a fingerprint that name a model, and under which key."""
+    yield from ((fingerprint, role) for role in ("model", "observer") if fingerprint.get(role))
     for inner in (fingerprint.get("depends") or {}).values():
         yield from models_asked(inner)
 

@@ -135,6 +135,11 @@ class Engine:
         """States (N, H) that predict the scored tokens, these tokens (N,), and the rows' indices in their order."""
         return self._packed(rows) if self.why_padded is None else self._padded(rows)
 
+    @property
+    def head(self) -> Head:
+        """What turns states into logits, for a sweep over two models."""
+        return self._head
+
     def _packed(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
         """`states` from a pack."""
 
@@ -335,10 +340,10 @@ def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
 
 
 def load_engine(spec: ModelSpec) -> Engine:
-    """The engine of a model; the last two stay loaded, each until its folder's files change."""
+    """The engine of a model; the last three stay loaded (a filter may ask two beside the target), until their files change."""
     return _load_engine(spec, spec.digest())
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _load_engine(spec: ModelSpec, digest: str) -> Engine:
     return Engine(load_model(spec))

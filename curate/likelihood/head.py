@@ -1,7 +1,7 @@
 """From hidden states to statistics of scored tokens, a tile of the vocabulary at a time: [tokens, vocabulary] never exists."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError
@@ -55,13 +55,18 @@ class Head:
             hidden = hidden.to(self._layer.weight.device)
             return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
 
+    def tiles(self, hidden: "torch.Tensor") -> "Callable[[int, int], torch.Tensor]":
+        """For hidden states (N, H) the float32 logits of any part of the vocabulary: `(low, high)` gives (N, high - low)."""
+        hidden = hidden.to(self._layer.weight.dtype)
+        return lambda low, high: self._tile(hidden, low, high)
+
     def _width(self, tokens: int) -> int:
         return min(self.vocabulary, max(256, TILE_BYTES // (4 * max(tokens, 1))))
 
     def _sweep(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         hidden = hidden.to(self._layer.weight.dtype)
         return token_statistics(
-            lambda low, high: self._tile(hidden, low, high),
+            self.tiles(hidden),
             self._at(hidden, targets),
             targets,
             vocabulary=self.vocabulary,

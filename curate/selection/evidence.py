@@ -12,7 +12,7 @@ from curate.selection.steps import Selection, random_keys
 
 CALIBRATION = "calibration.json"
 """In the run's folder; `curate calibrate` writes it."""
-DETECTORS = ("detectors", "detector_model", "learned_detector")
+DETECTORS = ("detectors", "binoculars", "detector_model", "learned_detector")
 
 
 @dataclass(frozen=True)

@@ -503,7 +503,8 @@ def _likelihood(annotations: Annotations, recipe: Recipe, model: Mapping[str, An
     notes = [f"{name} is {given[name]}; the rows were scored with {known[name] or 'the default'}" for name in differing]
     if quantize := given.get("quantize") or (scored[0].get("quantize") if scored else None):
         notes.append(f"rows are scored with weights in {quantize}; the trial trains and asks the model with whole weights")
-    given = {name: value for name, value in known.items() if value is not None} | given | {"normalise": (), "quantize": None}
+    plain = {"normalise": (), "quantize": None, "few_shot": None}
+    given = {name: value for name, value in known.items() if value is not None} | given | plain
     filter_ = build_filter(Likelihood.name, given, where="trial: model")
     assert isinstance(filter_, Likelihood)
     filter_.fingerprint()  # raises for a model that cannot be used

@@ -27,6 +27,8 @@ NEEDS = {
     "self_aligned": {"own": "own_source"},
     "detector_model": {"classifier": "detector_folder"},
     "contamination": {"against": "evaluation_file"},
+    "few_shot": {"few_shot": "shots_file", "max_length": "half_of_positions"},
+    "binoculars": {"observer": "model_folder", "fewest_words": "one"},
 }
 """Parameters without which a filter refuses, and the fixtures that give them."""
 TEXT_FILTERS = [name for name in NAMES if "model" not in known_filters()[name].model_fields and name not in NEEDS]
@@ -76,6 +78,23 @@ def fitted(request: pytest.FixtureRequest) -> Filter:
     given |= {name: str(request.getfixturevalue(fixture)) for name, fixture in NEEDS.get(request.param, {}).items()}
     built = cls.model_validate(given)
     return built.fit([*EXAMPLES, *OWN]) if cls.needs_corpus() else built
+
+
+@pytest.fixture
+def half_of_positions() -> int:
+    return 256
+
+
+@pytest.fixture(scope="session")
+def shots_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shots") / "shots.jsonl"
+    path.write_text('{"prompt": "What is 1 + 1?", "completion": "1 + 1 = 2"}\n{"prompt": "More?", "completion": "No."}\n')
+    return path
+
+
+@pytest.fixture
+def one() -> int:
+    return 1
 
 
 @pytest.fixture

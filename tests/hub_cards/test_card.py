@@ -515,6 +515,7 @@ def test_a_local_model_is_named_without_its_path(out: Path, tmp_path: Path) -> N
     lock = json.loads((run / "lock.json").read_text())
     entry = lock["annotations"]["given"]
     entry["fingerprint"]["model"] = {"weights": "0123456789abcdef", "tokenizer": "x"}
+    entry["fingerprint"]["observer"] = {"weights": "fedcba9876543210", "tokenizer": "x"}
     entry["fingerprint"] |= {
         "chat_template": "the tokenizer's own",
         "dtype": "float32",
@@ -523,8 +524,12 @@ def test_a_local_model_is_named_without_its_path(out: Path, tmp_path: Path) -> N
     }
     lock["annotations"]["length"]["fingerprint"]["depends"] = {"x": {"model": {"repository": "org/model", "revision": "f" * 40}}}
     edit_json(run / "lock.json", lock)
-    edit_json(run / "annotations" / entry["folder"] / "plan.json", {"parameters": {"model": "/home/somebody/my-model"}})
+    edit_json(
+        run / "annotations" / entry["folder"] / "plan.json",
+        {"parameters": {"model": "/home/somebody/my-model", "observer": "/home/somebody/base"}},
+    )
     card = render_card(run, facts_of(run))
+    assert "a local model, `base` with weights `fedcba987654`" in card
     settings = "chat template: the tokenizer's own, in `float32`, at most 1,024 tokens a row, after stripping `a, b`"
     assert f"asked by `given` ({settings})." in card
     assert "a local model, `my-model` with weights `0123456789ab`" in card
