@@ -1,21 +1,20 @@
 """The one place that runs the model: packs of rows through the body, the head on scored positions only, sums per row."""
 
-import collections
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curate import progress
 from curate.errors import ModelError
 from curate.likelihood import attention
-from curate.likelihood.batching import plan_batches
 from curate.likelihood.head import Head
+from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
-from curate.likelihood.packing import pack, plan_packs
+from curate.likelihood.packing import pack
 from curate.likelihood.precision import matrices_only
 from curate.likelihood.rendering import Rendered, Turn, Unrenderable
+from curate.likelihood.running import Pace, Statistics, in_batches
 from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums
 
 if TYPE_CHECKING:
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
 
 # B batch, T tokens, H hidden size, N scored tokens
 
-
-class OutOfMemory(Exception):  # noqa: N818  (a signal to the caller, who halves the budget; not shown to users)
-    """A batch of several rows did not fit; the same shard is to be run again with a smaller token budget."""
+ACTIVATIONS = 1 << 30
+"""Bytes that the layers of all batches running at once may hold, about."""
 
 
 class Engine:
@@ -60,76 +58,45 @@ class Engine:
     def score_tokens(
         self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
     ) -> list[TokenScores | Unrenderable]:
-        """One result per row, in order. Batches are a function of the rows and `batch_tokens` alone.
-
-        `on_tokens` is called after each batch with all tokens of its rows, prompts included: what the model has to read. Raises
-        OutOfMemory when a batch of several rows does not fit; a single row that does not fit is Unrenderable("out_of_memory").
-        """
-        results: list[TokenScores | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
-        places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
-        todo = [row for row in rows if isinstance(row, Rendered)]
-        batches = (
-            plan_packs(todo, batch_tokens)
-            if self.why_padded is None
-            else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
+        """One result per row, in order, from batches of `batch_tokens`; more in `in_batches`."""
+        return in_batches(
+            rows,
+            self._statistics,
+            _scores,
+            batch_tokens=batch_tokens,
+            packed=self.why_padded is None,
+            pace=self.pace(batch_tokens),
+            on_tokens=on_tokens,
         )
-        for batch, scored in zip(batches, self._scored([todo[index] for index in batch] for batch in batches), strict=True):
-            for index, result in zip(batch, scored, strict=True):
-                results[places[index]] = result
-            if on_tokens is not None:
-                on_tokens(sum(len(todo[index].input_ids) for index in batch))
-        return [result for result in results if result is not None]
 
-    def _scored(self, batches: Iterable[Sequence[Rendered]]) -> Iterator[Sequence[TokenScores | Unrenderable]]:
-        """Results batch by batch. Each is read when as many as `_ahead` behind it are launched: a GPU does not wait for that."""
-        launched: collections.deque[tuple[Sequence[Rendered], _Statistics | None]] = collections.deque()
-        for rows in batches:
-            launched.append((rows, self._launched(rows)))
-            if len(launched) > self._ahead:
-                yield _results(*launched.popleft())
-        while launched:
-            yield _results(*launched.popleft())
-
-    @functools.cached_property
-    def _ahead(self) -> int:
-        # What a batch needs beyond its statistics is free when it is launched: the next one takes the same memory, in turn.
-        return 0 if self._entrance.type == "cpu" else 1
-
-    def _launched(self, rows: Sequence[Rendered]) -> "_Statistics | None":
-        """The statistics of a batch, which may still be on their way; None where its only row does not fit."""
+    def pace(self, batch_tokens: int) -> Pace:
+        """How batches of this size follow each other: as many at once on a CPU as it has threads and their memory allows."""
         import torch
 
-        failed = False
-        try:
-            return self._statistics(rows)
-        except torch.OutOfMemoryError:
-            failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            failed = True
-        assert failed
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(rows) > 1:
-            raise OutOfMemory
-        return None
+        if self._entrance.type != "cpu":
+            # What a batch needs beyond its statistics is free when it is launched: the next one takes the same memory, in turn.
+            return Pace(ahead=1)
+        if len(set(getattr(self._model, "hf_device_map", {}).values())) > 1:
+            return Pace()
+        return Pace(min(torch.get_num_threads(), max(1, ACTIVATIONS // (batch_tokens * self._bytes_per_token))))
+
+    @functools.cached_property
+    def _bytes_per_token(self) -> int:
+        """What a layer holds of a token, about: some states of the model's width, and three of its widest product's."""
+        embedding = self._model.get_input_embeddings().weight
+        shapes = [weight.shape for weight in self._body.parameters() if weight.ndim == 2 and weight is not embedding]
+        return 4 * (6 * int(embedding.shape[1]) + 3 * max((max(shape) for shape in shapes), default=0))
 
     def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
         """Statistics of every scored token of some rows, which run together: float64 (N, 4) per row, as in `TokenSums`."""
         return self._statistics(rows).by_row(rows)
 
-    def _statistics(self, rows: Sequence[Rendered]) -> "_Statistics":
+    def _statistics(self, rows: Sequence[Rendered]) -> Statistics:
         import torch
 
         with torch.inference_mode():
             hidden, targets, order = self.states(rows)
-            found = self._head.statistics(hidden, targets)  # (N, 4)
-            if found.device.type != "cuda":
-                return _Statistics(found.cpu(), order)
-            # A copy that is waited for later would stand behind the next batch; an event behind this one does not.
-            copied = found.to("cpu", non_blocking=True)
-            return _Statistics(copied, order, torch.cuda.current_stream(found.device).record_event())
+            return Statistics.of(self._head.statistics(hidden, targets), order)  # (N, 4)
 
     def states(self, rows: Sequence[Rendered]) -> "tuple[torch.Tensor, torch.Tensor, Sequence[int]]":
         """States (N, H) that predict the scored tokens, these tokens (N,), and the rows' indices in their order."""
@@ -246,32 +213,6 @@ class Engine:
             )
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Statistics of a batch's scored tokens, on the CPU: float64 (N, 4)."""
-
-    per_token: "torch.Tensor"
-    order: Sequence[int]
-    """The rows' indices in the order in which their tokens stand."""
-    copied: "torch.cuda.Event | None" = None
-    """What says that they are there; None where they are."""
-
-    def by_row(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
-        """One part per row, in the order of the rows."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        counts = [rows[index].trained for index in self.order]
-        parts = dict(zip(self.order, self.per_token.split(counts), strict=True))  # type: ignore[no-untyped-call]
-        return [parts[index] for index in range(len(rows))]
-
-
-def _results(rows: Sequence[Rendered], found: _Statistics | None) -> Sequence[TokenScores | Unrenderable]:
-    """Sums row by row; None is a single row that did not fit."""
-    if found is None:
-        return [Unrenderable("out_of_memory")]
-    return [_scores(row, part) for row, part in zip(rows, found.by_row(rows), strict=True)]
-
-
 def _sent(values: Any, device: "torch.device") -> "torch.Tensor":
     """Whole numbers as a tensor on a device; a GPU takes them when it gets there, and nobody waits."""
     import torch
@@ -346,4 +287,5 @@ def load_engine(spec: ModelSpec) -> Engine:
 
 @functools.lru_cache(maxsize=3)
 def _load_engine(spec: ModelSpec, digest: str) -> Engine:
+    keep_freed_memory()
     return Engine(load_model(spec))

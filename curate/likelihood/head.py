@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 # N scored tokens, V vocabulary, H hidden size, W width of a tile
 
-TOKENS, TILE_BYTES = 256, 1 << 20
-"""Hidden states that go through the head together, and the bytes of their float32 logits in one tile: what a cache holds."""
+ON_CPU, ON_GPU = (256, 1 << 20), (8192, 1 << 28)
+"""Hidden states that go through the head together, and the bytes of their float32 logits in one tile: what a core's cache holds;
+what keeps a GPU busy for longer than its next call takes to arrive."""
 
 
 class Head:
@@ -42,15 +43,15 @@ class Head:
 
         with align_module_device(self._layer):  # brings in what a device map has put off the devices; else does nothing
             hidden, targets = (given.to(self._layer.weight.device) for given in (hidden, targets))
-            parts = [self._sweep(hidden[at : at + TOKENS], targets[at : at + TOKENS]) for at in range(0, len(targets), TOKENS)]
-        return torch.cat(parts)
+            spans = [slice(at, at + self.tokens) for at in range(0, len(targets), self.tokens)]
+            return torch.cat([self._sweep(hidden[span], targets[span]) for span in spans])
 
     def logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Hidden states (N, H) -> float32 (N, V); for few tokens."""
         import torch
         from accelerate.utils import align_module_device
 
-        width = self._width(len(hidden))
+        width = self.width(len(hidden))
         with align_module_device(self._layer):
             hidden = hidden.to(self._layer.weight.device)
             return torch.cat([self._tile(hidden, low, low + width) for low in range(0, self.vocabulary, width)], dim=1)
@@ -60,8 +61,18 @@ class Head:
         hidden = hidden.to(self._layer.weight.dtype)
         return lambda low, high: self._tile(hidden, low, high)
 
-    def _width(self, tokens: int) -> int:
-        return min(self.vocabulary, max(256, TILE_BYTES // (4 * max(tokens, 1))))
+    @property
+    def tokens(self) -> int:
+        """Hidden states that go through the head together."""
+        return self._portion[0]
+
+    def width(self, tokens: int) -> int:
+        """Part of the vocabulary that they meet at once."""
+        return min(self.vocabulary, max(256, self._portion[1] // (4 * max(tokens, 1))))
+
+    @property
+    def _portion(self) -> tuple[int, int]:
+        return ON_CPU if self._layer.weight.device.type == "cpu" else ON_GPU
 
     def _sweep(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         hidden = hidden.to(self._layer.weight.dtype)
@@ -70,7 +81,7 @@ class Head:
             self._at(hidden, targets),
             targets,
             vocabulary=self.vocabulary,
-            width=self._width(len(targets)),
+            width=self.width(len(targets)),
         )
 
     def _at(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

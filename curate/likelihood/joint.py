@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curate.errors import ModelError
-from curate.likelihood.batching import plan_batches
-from curate.likelihood.engine import Engine, OutOfMemory, load_engine
-from curate.likelihood.head import TOKENS
+from curate.likelihood.engine import Engine, load_engine
 from curate.likelihood.model import ModelSpec, load_tokenizer
-from curate.likelihood.packing import plan_packs
 from curate.likelihood.rendering import Rendered, Unrenderable
+from curate.likelihood.running import Pace, Statistics, in_batches
 
 if TYPE_CHECKING:
     import torch
 
 # N scored tokens, V vocabulary, H hidden size, W width of a tile
-
-TILE_BYTES = 4 << 20
-"""Bytes of one tile's float32 logits, of both models together."""
 
 
 @dataclass(frozen=True)
@@ -52,63 +47,35 @@ class Pair:
         self, rows: Sequence[Rendered | Unrenderable], *, batch_tokens: int, on_tokens: Callable[[int], None] | None = None
     ) -> list[JointSums | Unrenderable]:
         """One result per row, in order, and OutOfMemory, as from `Engine.score`. Rows are packed where both models can be."""
-        results: list[JointSums | Unrenderable | None] = [row if isinstance(row, Unrenderable) else None for row in rows]
-        places = [place for place, row in enumerate(rows) if isinstance(row, Rendered)]
-        todo = [row for row in rows if isinstance(row, Rendered)]
-        batches = (
-            plan_packs(todo, batch_tokens)
-            if self.performer.why_padded is None and self.observer.why_padded is None
-            else plan_batches([len(row.input_ids) for row in todo], batch_tokens)
-        )
-        for batch in batches:
-            chosen = [todo[index] for index in batch]
-            for index, result in zip(batch, self._score_batch(chosen), strict=True):
-                results[places[index]] = result
-            if on_tokens is not None:
-                on_tokens(sum(len(row.input_ids) for row in chosen))
-        return [result for result in results if result is not None]
-
-    def _score_batch(self, rows: Sequence[Rendered]) -> Sequence[JointSums | Unrenderable]:
-        import torch
-
-        failed = False
-        try:
-            return [_sums(row, part) for row, part in zip(rows, self.token_statistics(rows), strict=True)]
-        except torch.OutOfMemoryError:
-            failed = True  # leave the except block first: the traceback keeps the failed batch's tensors alive
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            failed = True
-        assert failed
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(rows) > 1:
-            raise OutOfMemory
-        return [Unrenderable("out_of_memory")]
+        packed = self.performer.why_padded is None and self.observer.why_padded is None
+        one, other = (engine.pace(batch_tokens) for engine in (self.performer, self.observer))
+        pace = Pace(min(one.workers, other.workers), min(one.ahead, other.ahead))
+        return in_batches(rows, self._statistics, _sums, batch_tokens=batch_tokens, packed=packed, pace=pace, on_tokens=on_tokens)
 
     def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
         """nll and cross-entropy of every scored token of some rows, which run together: float64 (N, 2) per row."""
+        return self._statistics(rows).by_row(rows)
+
+    def _statistics(self, rows: Sequence[Rendered]) -> Statistics:
         import torch
 
         with torch.inference_mode():
             performed, targets, order = self.performer.states(rows)
             observed, _, other_order = self.observer.states(rows)
             observed = _reordered(observed, other_order, order, rows)
+            ours, theirs = self.performer.head, self.observer.head
+            spans = [slice(at, at + ours.tokens) for at in range(0, len(targets), ours.tokens)]
             parts = [
                 joint_statistics(
-                    self.performer.head.tiles(performed[at : at + TOKENS]),
-                    self.observer.head.tiles(observed[at : at + TOKENS]),
-                    targets[at : at + TOKENS],
+                    ours.tiles(performed[span]),
+                    theirs.tiles(observed[span]),
+                    targets[span],
                     vocabulary=self.vocabulary,
-                    width=max(256, TILE_BYTES // (8 * min(TOKENS, len(targets)))),
+                    width=ours.width(len(targets[span])),
                 )
-                for at in range(0, len(targets), TOKENS)
+                for span in spans
             ]
-            per_token = torch.cat(parts).cpu()  # (N, 2)
-        split = per_token.split([rows[index].trained for index in order])  # type: ignore[no-untyped-call]
-        by_row = dict(zip(order, split, strict=True))
-        return [by_row[index] for index in range(len(rows))]
+            return Statistics.of(torch.cat(parts), order)
 
 
 def joint_statistics(

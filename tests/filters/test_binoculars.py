@@ -102,7 +102,7 @@ def test_short_rows_and_layout_are_treated_as_by_the_other_detectors(tiny_model_
 
 
 def test_rows_that_are_not_scored_are_not_run(tiny_model_dir: Path, observer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pair, "_score_batch", lambda *_: pytest.fail("a row was run"))
+    monkeypatch.setattr(Pair, "_statistics", lambda *_: pytest.fail("a row was run"))
     ours = binoculars(tiny_model_dir, observer, fewest_words=50)
     assert ours.score_batch([example("three short words"), example("")]) == [Unscored("too_short"), Unscored("empty_completion")]
 

@@ -33,6 +33,7 @@ from curate.likelihood import (
 from curate.likelihood import model as loading
 from curate.likelihood.head import Head
 from curate.likelihood.model import device_name, load_model
+from curate.likelihood.running import Pace
 from curate.reference import model_path, sample_path
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
@@ -280,25 +281,25 @@ def test_a_batch_ahead_changes_no_score(tmp_path: Path, monkeypatch: pytest.Monk
     chosen = [Rendered.whole([1 + (place * 7 + length) % 250 for place in range(length)], 3) for length in range(5, 45)]
     expected = load_engine(spec).score(chosen, batch_tokens=64)
     engine = Engine(load_engine(spec).loaded)
-    monkeypatch.setattr(engine, "_ahead", 1)
+    monkeypatch.setattr(engine, "pace", lambda tokens: Pace(ahead=1))
     events: list[str] = []
-    launch = engine._launched
+    launch = engine._statistics
 
     def launched(batch: Any) -> Any:
         events.append("launched")
         return launch(batch)
 
-    monkeypatch.setattr(engine, "_launched", launched)
+    monkeypatch.setattr(engine, "_statistics", launched)
     assert engine.score(chosen, batch_tokens=64, on_tokens=lambda tokens: events.append("read")) == expected
     assert events[:4] == ["launched", "launched", "read", "launched"]
     assert events[-2:] == ["read", "read"]
     assert events.count("launched") == events.count("read")
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_memory_that_runs_out_is_told_of_the_right_batch(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pace", [Pace(), Pace(ahead=1), Pace(workers=3)])
+def test_memory_that_runs_out_is_told_of_the_right_batch(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(random_model("llama"))
-    monkeypatch.setattr(engine, "_ahead", ahead)
+    monkeypatch.setattr(engine, "pace", lambda tokens: pace)
     statistics = engine._statistics
 
     def failing(batch: Any) -> Any:
