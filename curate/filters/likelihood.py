@@ -186,8 +186,10 @@ class ForwardPass(ModelSettings):
         from curate.likelihood import OutOfMemory
 
         budget = self.batch_tokens or self.freeze()["batch_tokens"]
+        engine = self.engine()
         try:
-            results = self.engine().score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+            with progress.forward_pass():
+                results = engine.score(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
         except OutOfMemory as error:
             raise BackOff from error
         return [result.as_scores() if isinstance(result, TokenSums) else Unscored(result.reason) for result in results]
