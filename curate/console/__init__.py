@@ -333,13 +333,16 @@ def show_comparison(found: "Comparison") -> None:
     out.print(_table(["ranks agree (Spearman)", "rows", "overall", "in groups"], agreed))
     out.print(f"kept by the target's scores: {found.kept_by_target:,} rows, by the proxy's: {found.kept_by_proxy:,}")
     out.print(
-        f"of the target's the proxy keeps {_share_of(found.overlap)}; random scores {found.chance.value:.0%} "
-        f"({found.chance.low:.0%} to {found.chance.high:.0%} of 95 % of the shuffles)"
+        f"of the target's rows the proxy keeps {_share_of(found.overlap)}, random scores {found.chance.value:.0%} "
+        f"(95 % of shuffles: {found.chance.low:.0%} to {found.chance.high:.0%})"
     )
     out.print(f"\n{plain(found.advice)}", style="bold")
     for note in found.notes:
         out.print(f"note: {plain(note)}", style="yellow")
-    out.print(f"time is that of forward passes on {found.proxy.device}, {found.proxy.dtype}; intervals are 95 %, over prompts")
+    out.print(
+        f"times are of forward passes on {found.proxy.device}, {found.proxy.dtype}, one model after the other, so other load on the "
+        "machine shows in them; intervals are 95 %, over prompts"
+    )
 
 
 def _step_and_groups(step: str, groups: Mapping[str, int]) -> str:

@@ -310,31 +310,31 @@ def _within(step: Step) -> Sequence[str]:
 def advice(found: Comparison) -> str:
     """One sentence: what would change, or why that cannot be told. It calls nothing good enough: no outcome was measured."""
     if found.saved_seconds <= 0:
-        return "The proxy takes as long as the target here: it would save nothing."
+        return "By these times the proxy takes as long as the target: it would save nothing."
     time = f"{duration(found.proxy.seconds)} instead of {duration(found.target.seconds)}"
     share, chance = found.overlap, found.chance
     if chance.low == 1:
         return _of_order(found.ranks[-1], time)
     if share.low <= chance.value or share.value <= chance.high:
-        return "On these rows what the proxy keeps cannot be told from what random scores keep: nothing here speaks for it."
-    other, most, least = (f"{1 - value:.0%}" for value in (share.value, share.low, share.high))
+        return "On these rows the proxy keeps no more of the target's rows than random scores may: nothing here speaks for it."
+    lost, least, most = (f"{1 - value:.0%}" for value in (share.value, share.high, share.low))
     return (
-        f"Scored by the proxy ({time}), {other} of the kept rows ({least} to {most}) would be other ones, by random scores "
-        f"{1 - chance.value:.0%}; what that does to training only a trial can say."
+        f"Scored by the proxy ({time}), {lost} ({least} to {most}) of the rows that the target's scores keep would be left out, "
+        f"with random scores {1 - chance.value:.0%}; what that does to training only a trial can say."
     )
 
 
 def _of_order(last: RankAgreement, time: str) -> str:
     """Where the same rows are kept whatever the scores are, only their order can differ."""
     if not last.step.startswith(Order.word) or last.overall is None:
-        return (
-            "On these rows the recipe keeps the same ones whatever the scores are: they cannot tell what the proxy would change."
-        )
+        return "On these rows the recipe keeps the same ones whatever the scores are: they cannot tell what a proxy would change."
     if last.overall.low <= 0:
-        return "On these rows the proxy's order cannot be told from a random one: nothing here speaks for it."
+        return (
+            "On these rows the proxy's order agrees with the target's no more than random ones may: nothing here speaks for it."
+        )
     return (
-        f"Scored by the proxy ({time}), the same rows would be kept in another order (rank correlation {last.overall.value:.2f}); "
-        "what that does to training only a trial can say."
+        f"Scored by the proxy ({time}), the same rows would be kept in another order (rank correlation "
+        f"{last.overall.value:.2f}); what that does to training only a trial can say."
     )
 
 
