@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import CHAT_TEMPLATE, save_tiny_model
 from workshop import curate as run_command
@@ -17,7 +19,7 @@ from workshop import recipe_file, record, some_rows, write_rows
 from curate import pipeline, progress
 from curate.annotations import Annotations, annotate
 from curate.errors import InputError, ModelError, RecipeError, UsageError
-from curate.examples import Example, load_examples, stable_hash
+from curate.examples import load_examples, stable_hash
 from curate.filters import Likelihood
 from curate.learning.judging import Estimate
 from curate.likelihood import Rendered
@@ -233,7 +235,9 @@ def test_kept_rows_are_those_of_a_run_over_the_sample(
     assert one.overlap.value == (kept[0] & kept[1]).sum() / kept[0].sum()
 
 
-def test_rank_agreement_is_that_of_the_scores_that_reach_the_step(proxies: dict[str, Path], tmp_path: Path) -> None:
+def test_rank_agreement_is_that_of_the_scores_that_reach_the_step(
+    found: dict[str, Comparison], proxies: dict[str, Path], tmp_path: Path
+) -> None:
     from scipy import stats
 
     taken = sample(load_examples(sample_path()), 120)
@@ -247,7 +251,7 @@ def test_rank_agreement_is_that_of_the_scores_that_reach_the_step(proxies: dict[
     _, first = np.unique(frame.codes("content_key"), return_index=True)
     fatal = frame.column("errors.fatal")
     there = np.isin(np.arange(frame.count), first) & ~(fatal.values.astype(bool) & fatal.valid)
-    (ranks,) = compare(load_examples(sample_path()), TARGET, str(proxies["far"]), chosen, rows=120).ranks
+    (ranks,) = found["far"].ranks
     assert ranks.rows == there.sum()
     assert ranks.overall
     assert ranks.overall.value == pytest.approx(stats.spearmanr(values[0][there], values[1][there]).statistic, abs=1e-6)
@@ -329,10 +333,14 @@ def test_filters_that_compare_rows_are_said_to_see_the_sample_alone(tiny_model_d
         (
             [{"keep": {"field": "length.words", "lowest": 9}}],
             {"length": {}},
-            "ranks by length.words and by no score of the target",
+            r"by no score of the target \(it ranks by length.words\)",
         ),
-        ([{"drop": {"field": "perplexity.nll", "above": 3}}], {"perplexity": {"model": "target"}}, "ranks by nothing"),
-        ([BEST], {"perplexity": {"model": "elsewhere"}}, "ranks by perplexity.content_nll and by no score of the target"),
+        (
+            [{"drop": {"field": "perplexity.nll", "above": 3}}],
+            {"perplexity": {"model": "target"}},
+            "ranks by no score of the target, so",
+        ),
+        ([BEST], {"perplexity": {"model": "elsewhere"}}, r"by no score of the target \(it ranks by perplexity.content_nll\)"),
     ],
 )
 def test_a_recipe_that_ranks_by_no_score_of_the_target_is_a_usage_error(steps: list[Any], filters: Any, said: str) -> None:
@@ -352,8 +360,19 @@ def test_a_proxy_that_is_no_model_or_scores_nothing_says_so(tmp_path: Path, plai
     chats = [
         {"messages": [{"role": ("user", "assistant")[turn % 2], "content": f"{n} {turn}"} for turn in range(4)]} for n in range(9)
     ]
-    with pytest.raises(RecipeError, match=r"by the scores of .*plain.*9 conversation_without_chat_template"):
+    with pytest.raises(InputError, match=r"plain: can score none of 9 sampled rows \(9 conversation_without_chat_template\)"):
         compare(load_examples(chats), TARGET, str(plain_model_dir), recipe(BEST))
+
+
+def test_what_a_recipe_refuses_is_told_with_the_model_by_whose_scores(tiny_model_dir: Path, plain_model_dir: Path) -> None:
+    turns = [{"role": ("user", "assistant")[turn % 2], "content": f"{turn}"} for turn in range(4)]
+    rows = [{"messages": turns}, *({"messages": [{"role": "user", "content": f"{n}"}, turns[1]]} for n in range(9))]
+    strict = recipe(BEST).model_copy(update={"unscored": "error"})
+    with pytest.raises(RecipeError, match=r"by the scores of .*plain: x: 1 of 10 rows have no perplexity.content_nll"):
+        compare(load_examples(rows), {"model": str(tiny_model_dir)}, str(plain_model_dir), strict)
+    nothing = recipe({"drop": {"field": "perplexity.nll", "above": 0}}, BEST)
+    with pytest.raises(InputError, match=r"by the scores of .*chat: x: nothing is left"):
+        compare(load_examples(some_rows(8)), {"model": str(tiny_model_dir)}, str(plain_model_dir), nothing)
 
 
 def test_an_order_is_compared_as_an_order(proxies: dict[str, Path]) -> None:
@@ -485,10 +504,6 @@ def test_a_recipe_may_name_the_proxy_and_the_trial_trains_the_model_of_the_run(
     preparation = prepare(tmp_path / "out", str(mine), model={"model": str(tiny_model_dir)}, request=Request())
     assert preparation.plan.model["model"] == str(tiny_model_dir)
     assert preparation.arms.frame.stores.keys() == {"perplexity"}
-
-
-def test_examples_of_the_sample_are_those_of_the_data() -> None:
-    whole = {example.prompt_key + example.completion for example in load_examples(sample_path())}
-    found = list(sample(load_examples(sample_path()), 40).examples)
-    assert all(isinstance(example, Example) for example in found)
-    assert {example.prompt_key + example.completion for example in found} <= whole
+    # Scored by plain concatenation, so written as strings: what the comparison's note is about.
+    (kept,) = (tmp_path / "out" / "selection" / "kept").glob("*.parquet")
+    assert pa.types.is_string(pq.read_schema(kept).field("prompt").type)

@@ -340,8 +340,8 @@ def show_comparison(found: "Comparison") -> None:
     for note in found.notes:
         out.print(f"note: {plain(note)}", style="yellow")
     out.print(
-        f"times are of forward passes on {found.proxy.device}, {found.proxy.dtype}, one model after the other, so other load on the "
-        "machine shows in them; intervals are 95 %, over prompts"
+        f"times are of forward passes on {found.proxy.device}, {found.proxy.dtype}, one after the other: what else the machine "
+        "does shows in them; intervals are 95 %, over prompts"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from curate import progress
 from curate.annotations import Annotations, AnnotationStore, annotate
 from curate.annotations.scoring import in_order
-from curate.errors import RecipeError, UsageError
+from curate.errors import InputError, RecipeError, UsageError
 from curate.examples import Examples
 from curate.filters import Filter, Likelihood, build_filter, known_filters
 from curate.filters.likelihood import ForwardPass
@@ -105,7 +105,7 @@ def compare(
 
     Raises:
         UsageError: the recipe ranks by no score of the target, or the proxy is the target.
-        InputError: there is no row.
+        InputError: there is no row, one of the models can score none of the sample, or the recipe leaves nothing of it.
     """
     ranking = _ranking(recipe)
     settings = [dict(target), _standing_in(target, proxy)]
@@ -142,9 +142,9 @@ def _ranking(recipe: Recipe) -> dict[int, str]:
     fields = {at: field for at, step in by_field for field in step.fields()}
     found = {at: field for at, field in fields.items() if field.partition(".")[0] in _asking(recipe)}
     if not found:
-        what = f"ranks by {', '.join(fields.values())}" if fields else "ranks by nothing"
+        others = f" (it ranks by {', '.join(dict.fromkeys(fields.values()))})" if fields else ""
         raise UsageError(
-            f"--recipe {recipe.name}: {what} and by no score of the target, so a proxy would change nothing; name a recipe that "
+            f"--recipe {recipe.name}: ranks by no score of the target{others}, so nothing can be compared; name a recipe that "
             "ranks by a filter with `model: target`, such as familiarity-top50"
         )
     return found
@@ -172,13 +172,16 @@ class _Scored:
             own = annotate(shared.rows, filters, folder)
         assert isinstance(own, Annotations)
         self.stores = own.stores
+        if not self.spent.tokens:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.stores[0].reasons().items())
+            raise InputError(f"{self.model}: can score none of {shared.rows.count:,} sampled rows ({reasons})")
         self.selection = self._selected(self.stores)
 
     def _selected(self, stores: Sequence[AnnotationStore]) -> Selection:
         try:
             return select(Annotations(self.shared.rows, [*self.shared.stores, *stores]), self.recipe)
-        except RecipeError as error:
-            raise RecipeError(f"by the scores of {self.model}: {error}") from error
+        except (RecipeError, InputError) as error:
+            raise type(error)(f"by the scores of {self.model}: {error}") from error
 
     def scoring(self, field: str, taken: Sample) -> Scoring:
         """What it took; `field` is the score whose unscored rows are told."""
@@ -216,7 +219,10 @@ class _Scored:
         for _ in range(SHUFFLES):
             order = np.arange(frame.count)
             order[rows] = generator.permutation(rows)
-            yield self._selected([_Shuffled(store, order) for store in self.stores]).kept
+            try:
+                yield self._selected([_Shuffled(store, order) for store in self.stores]).kept
+            except InputError:  # nothing is left
+                yield np.zeros(frame.count, dtype=bool)
 
 
 def _forward_pass(filters: Sequence[Filter]) -> ForwardPass:
@@ -230,7 +236,7 @@ def _forward_pass(filters: Sequence[Filter]) -> ForwardPass:
 def _warm_up(model: ForwardPass, rows: RowStore) -> None:
     """Load the model and score one row: the first pass pays for allocation."""
     bound = model.frozen(model.freeze())
-    examples = rows.examples(rows.shards[0])
+    examples = rows.examples(rows.shards[0])[:16]
     rendered = [row for row in bound.rendered(examples, bound.renderer()) if isinstance(row, Rendered)]
     bound.run(rendered[:1])
 
