@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TextIO
 
 LINE_SECONDS = 10.0
@@ -60,6 +61,41 @@ _CURRENT: ContextVar[Meter | None] = ContextVar("meter", default=None)
 _STREAM: ContextVar[TextIO | None] = ContextVar("stream", default=None)
 
 
+@dataclass
+class Spent:
+    """What models took inside `spending`."""
+
+    seconds: float = 0.0
+    """Of forward passes alone: neither loading nor rendering."""
+    tokens: int = 0
+    """Tokens that they read."""
+
+
+_SPENT: ContextVar[Spent | None] = ContextVar("spent", default=None)
+
+
+@contextlib.contextmanager
+def spending() -> Iterator[Spent]:
+    """Add up the forward passes of everything inside."""
+    spent = Spent()
+    token = _SPENT.set(spent)
+    try:
+        yield spent
+    finally:
+        _SPENT.reset(token)
+
+
+@contextlib.contextmanager
+def forward_pass() -> Iterator[None]:
+    """A forward pass, which counts in `spending`."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        if spent := _SPENT.get():
+            spent.seconds += time.perf_counter() - begin
+
+
 @contextlib.contextmanager
 def shown(stream: TextIO | None = None) -> Iterator[None]:
     """Show progress of everything inside; without this, the library is silent."""
@@ -86,6 +122,8 @@ def tick(*, rows: int = 0, tokens: int = 0) -> None:
     """Count work towards the stage that is being measured, if one is."""
     if meter := _CURRENT.get():
         meter.advance(rows=rows, tokens=tokens)
+    if spent := _SPENT.get():
+        spent.tokens += tokens
 
 
 class Ticker:

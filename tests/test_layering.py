@@ -14,7 +14,7 @@ ROOT = Path(curate.__file__).parent
 LAYERS = [
     ("cli",),
     ("console", "catalogue"),
-    ("pipeline", "inspection", "verification", "calibration", "advice", "correlation"),
+    ("pipeline", "inspection", "verification", "calibration", "advice", "correlation", "proxy"),
     ("hub",),
     ("publication",),
     ("hub_cards", "reports"),
@@ -46,7 +46,7 @@ HEAVY |= {
     "huggingface_hub",
     "jinja2",
 }
-NUMPY_AT_TOP = {"selection", "inspection", "diversity", "learning", "calibration", "advice", "correlation", "trials"}
+NUMPY_AT_TOP = {"selection", "inspection", "diversity", "learning", "calibration", "advice", "correlation", "proxy", "trials"}
 NUMPY_AT_TOP |= {"hub_cards", "reports", "publication"}
 
 

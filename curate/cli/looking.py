@@ -64,25 +64,51 @@ def preview(data: str | None, rows: int, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("data", required=False)
+@click.option("--proxy", help="A smaller model, a folder or a Hub id: say whether it could score in the model's place.")
+@click.option("--recipe", "-r", help="With --proxy: the recipe that ranks by the model's scores.  [default: familiarity-top50]")
+@click.option("--rows", type=click.IntRange(min=20), help="With --proxy: about how many rows both models score.  [default: 300]")
 @loading_options
 @model_options
+@plugin_option
 @json_option
-def quote(data: str | None, as_json: bool, **options: Any) -> None:
+def quote(
+    data: str | None,
+    proxy: str | None,
+    recipe: str | None,
+    rows: int | None,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Say what scoring would cost in time and memory.
 
-    Rows are counted, tokens and speed measured on a sample of them.
+    Rows are counted, tokens and speed measured on a sample of them. With --proxy a few hundred rows are scored by both models:
+    how far the choice of rows agrees, and what the smaller one would save.
 
     \b
     Example:
         curate quote train.jsonl --model Qwen/Qwen2.5-0.5B-Instruct
+        curate quote train.jsonl --model Qwen/Qwen2.5-7B-Instruct --proxy Qwen/Qwen2.5-0.5B-Instruct
     """
     from curate import console, inspection, pipeline, progress
+    from curate.proxy import compare
+    from curate.recipes import load_recipe
 
-    likelihood = pipeline.likelihood_of(target(options), data)
-    if likelihood is None:
+    if proxy is None and (recipe, rows, plugins) != (None, None, ()):
+        raise UsageError("--recipe, --rows and --plugin are for comparing two models: pass --proxy FOLDER_OR_HUB_ID too")
+    load_plugins(plugins)
+    model = pipeline.target_model(target(options), data, is_needed=True)
+    likelihood = pipeline.likelihood_of(model, data)
+    if model is None or likelihood is None:
         raise UsageError("a quote times the model that you want to train: pass --model FOLDER_OR_HUB_ID")
+    chosen = None if proxy is None else load_recipe(recipe or "familiarity-top50")
     with progress.shown():
-        result = inspection.quote(pipeline.load_data(data, **loading(options)), likelihood)
+        examples = pipeline.load_data(data, **loading(options))
+        if proxy is not None and chosen is not None:
+            found = compare(examples, model, proxy, chosen, rows=rows or 300)
+            print_json(found.to_dict()) if as_json else console.show_comparison(found)
+            return
+        result = inspection.quote(examples, likelihood)
     print_json(result.to_dict()) if as_json else console.show_quote(result)
 
 

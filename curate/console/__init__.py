@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from curate.calibration import Calibration
     from curate.correlation import Correlations
     from curate.inspection import Preview, PreviewRow, Quote
+    from curate.learning.judging import Estimate as Judged
     from curate.pipeline import RunResult
+    from curate.proxy import Comparison
     from curate.publication import Recut
     from curate.selection import SelectionReport
 
@@ -298,6 +300,61 @@ def show_quote(quote: "Quote") -> None:
         out.print(f"memory          {quote.memory_mb:,.0f} MB at the peak of the probe; it does not grow with the number of rows")
     if quote.rows_truncated:
         out.print(f"truncated       {quote.rows_truncated:.1%} of the sampled rows are longer than max_length")
+
+
+def show_comparison(found: "Comparison") -> None:
+    """What both models take, how far they agree, and what that allows to say."""
+    out = console()
+    refused = f" ({found.refused:,} refused)" if found.refused else ""
+    scored = f"{found.sampled_rows:,} of {found.sampled_prompts:,} prompts scored by both models"
+    out.print(f"{plain(found.data)}: {found.rows:,} rows{refused}; {scored}, recipe {found.recipe}")
+    models = {"target": found.target, "proxy": found.proxy}
+    rows = [
+        [
+            name,
+            plain(scoring.model, most=60),
+            f"{scoring.tokens_per_second:,.0f}",
+            duration(scoring.sampled_seconds),
+            f"{scoring.tokens:,}",
+            duration(scoring.seconds),
+        ]
+        for name, scoring in models.items()
+    ]
+    out.print(_table(["", "model", "tokens/s", "sample", "tokens of all rows", "all rows"], rows, numbers_from=2, fold=True))
+    for name, scoring in models.items():
+        if scoring.unscored:
+            out.print(f"unscored by the {name}: {plain(_counts(scoring.unscored))}")
+        if scoring.truncated:
+            out.print(f"truncated by the {name}: {scoring.truncated:,} of the sampled rows")
+    agreed = [
+        [_step_and_groups(step.step, step.groups), f"{step.rows:,}", _spearman(step.overall), _spearman(step.within)]
+        for step in found.ranks
+    ]
+    out.print(_table(["ranks agree (Spearman)", "rows", "overall", "in groups"], agreed))
+    out.print(f"kept by the target's scores: {found.kept_by_target:,} rows, by the proxy's: {found.kept_by_proxy:,}")
+    out.print(
+        f"of the target's rows the proxy keeps {_share_of(found.overlap)}, random scores {found.chance.value:.0%} "
+        f"(95 % of shuffles: {found.chance.low:.0%} to {found.chance.high:.0%})"
+    )
+    out.print(f"\n{plain(found.advice)}", style="bold")
+    for note in found.notes:
+        out.print(f"note: {plain(note)}", style="yellow")
+    out.print(
+        f"times are of forward passes on {found.proxy.device}, {found.proxy.dtype}, one after the other: what else the machine "
+        "does shows in them; intervals are 95 %, over prompts"
+    )
+
+
+def _step_and_groups(step: str, groups: Mapping[str, int]) -> str:
+    return f"{step}\n  ({', '.join(f'{count:,} ranked in {name}' for name, count in groups.items())})"
+
+
+def _spearman(estimate: "Judged | None") -> str:
+    return "-" if estimate is None else _with_interval(estimate.value, (estimate.low, estimate.high), "{:.2f}")
+
+
+def _share_of(estimate: "Judged") -> str:
+    return _with_interval(estimate.value, (estimate.low, estimate.high), "{:.0%}")
 
 
 def show_advice(advice: "Advice") -> None:

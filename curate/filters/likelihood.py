@@ -289,8 +289,10 @@ class ForwardPass(ModelSettings):
         if key in _PASSES:
             _PASSES.move_to_end(key)
             return _PASSES[key]
+        engine = self.engine()
         try:
-            found = self.engine().score_tokens(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
+            with progress.forward_pass():
+                found = engine.score_tokens(rows, batch_tokens=budget, on_tokens=lambda tokens: progress.tick(tokens=tokens))
         except OutOfMemory as error:
             raise BackOff from error
         _PASSES[key] = found

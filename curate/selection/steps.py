@@ -1,6 +1,6 @@
 """A recipe's steps applied to annotations: which rows are kept, which rejected, by which step, by what margin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -269,20 +269,10 @@ class _State:
         amount: Callable[[int], int],
         result: StepResult,
     ) -> None:
-        """Reject all but the first `amount` of each group. A row alone in its group is regrouped by the next in the list."""
-        left = np.arange(len(rows))
-        for level, name in enumerate(within):
-            if not len(left):
-                break
-            codes = self.frame.group(name)[rows[left]]
-            _, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
-            here = sizes[inverse] >= 2
-            if level == len(within) - 1:
-                here = np.ones_like(here)
-            if here.any():
-                result.groups[name] = int(here.sum())
-                self._cut(rows[left[here]], keys[left[here]], inverse[here], amount, result.margin)
-            left = left[~here]
+        """Reject all but the first `amount` of each group."""
+        for name, places, groups in ranked_groups(self.frame, rows, within):
+            result.groups[name] = len(places)
+            self._cut(rows[places], keys[places], groups, amount, result.margin)
 
     def _cut(
         self, rows: Ints, keys: npt.NDArray[Any], groups: Ints, amount: Callable[[int], int], margins: Floats | None
@@ -322,6 +312,25 @@ class _State:
     def order(self) -> Ints:
         """Kept rows, as they are written."""
         return np.flatnonzero(self.alive) if self._order is None else self._order
+
+
+def ranked_groups(frame: Frame, rows: Ints, within: Sequence[str]) -> Iterator[tuple[str, Ints, Ints]]:
+    """For each kind of group the places in `rows` that are ranked in it, and an integer per place, equal inside a group.
+
+    A row alone in its group is regrouped by the next kind in the list.
+    """
+    left = np.arange(len(rows))
+    for level, name in enumerate(within):
+        if not len(left):
+            break
+        codes = frame.group(name)[rows[left]]
+        _, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+        here = sizes[inverse] >= 2
+        if level == len(within) - 1:
+            here = np.ones_like(here)
+        if here.any():
+            yield name, left[here], inverse[here]
+        left = left[~here]
 
 
 def tied_ranks(keys: Floats, groups: Ints) -> Ints:
