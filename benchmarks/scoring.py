@@ -104,6 +104,25 @@ class Worker:
         return self.answer()
 
 
+class Load:
+    """What the machine's processors do from now on."""
+
+    def __init__(self) -> None:
+        self.begin, self.worked = time.perf_counter(), self._seconds()
+
+    def share(self, *, own: float) -> float:
+        """Share of all processors' time since then that went to others, of which `own` seconds are not."""
+        passed = (time.perf_counter() - self.begin) * (os.cpu_count() or 1)
+        return max(0.0, self._seconds() - self.worked - own) / passed
+
+    @staticmethod
+    def _seconds() -> float:
+        """Seconds worked since the machine started, for whomever: a hypervisor's other guests included."""
+        values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        user, nice, system, _, _, irq, softirq, steal = values
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True)
 class Gate:
     """When a measurement may begin, and whether it was disturbed."""
@@ -117,10 +136,9 @@ class Gate:
         """Until the machine is quiet; False if it did not become so in time."""
         end = time.monotonic() + self.wait_s
         while True:
-            before = processor_seconds()
+            load = Load()
             time.sleep(self.watch_s)
-            used, passed = (after - start for after, start in zip(processor_seconds(), before, strict=True))
-            if used <= self.busy * passed:
+            if load.share(own=0) <= self.busy:
                 return True
             if time.monotonic() > end:
                 return False
@@ -129,21 +147,12 @@ class Gate:
         """One run behind the gate: what the worker answers, `quiet`, and the share of the machine that others took."""
         worker.wait()
         quiet = self.wait()
-        before = processor_seconds()
+        load = Load()
         found = worker.ask(batch)
         if not found:
             return {}
-        used, passed = (after - start for after, start in zip(processor_seconds(), before, strict=True))
-        others = max(0.0, used - found["cpu_seconds"]) / max(passed, 1e-9)
+        others = load.share(own=found["cpu_seconds"])
         return found | {"others": others, "quiet": quiet and others <= self.busy}
-
-
-def processor_seconds() -> tuple[float, float]:
-    """Seconds that the processors have worked, for whomever (a hypervisor's other guests included), and all that they had."""
-    values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    tick = os.sysconf("SC_CLK_TCK")
-    idle = values[3] + values[4]
-    return (sum(values) - idle) / tick, sum(values) / tick
 
 
 def ways_on_cpu(fastest: str, harness: str | None, *, quick: bool) -> list[Way]:
@@ -494,8 +503,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(name, given.prompts or PROMPTS[name], settings, Path(folder))
             found["shapes"][name] = bench.run()
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(found)))
 
 

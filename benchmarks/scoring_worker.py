@@ -299,7 +299,8 @@ def serve() -> None:
     if order.switch:
         _products().fp32_precision = "bf16"
     way = METHODS[order.method](order)
-    _use_libraries()
+    if order.method != "gemm":
+        _use_libraries()
     before = _status_mb("VmRSS")
     model = way.load()
     weights = sum(one.numel() * one.element_size() for one in {id(p): p for p in model.parameters()}.values()) / 2**20

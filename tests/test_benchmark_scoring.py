@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+# Eight processes load torch and transformers: half a minute, and minutes where other tests run beside it.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -118,7 +122,16 @@ def test_a_way_that_cannot_run_is_left_out_with_its_reason(scoring: Any, tmp_pat
 
 def test_a_busy_machine_is_told(scoring: Any) -> None:
     assert not scoring.Gate(busy=-1, wait_s=0, watch_s=0.02).wait()
-    assert scoring.Gate(busy=1, wait_s=0, watch_s=0.02).wait()
+    assert scoring.Gate(busy=10, wait_s=0, watch_s=0.02).wait()
+
+
+def test_a_worker_does_not_disturb_itself(scoring: Any) -> None:
+    load = scoring.Load()
+    begin = time.process_time()
+    while time.process_time() < begin + 0.2:
+        pass
+    assert load.share(own=0) > 0
+    assert load.share(own=1e9) == 0
 
 
 def test_without_data_it_says_that_it_was_skipped(
