@@ -234,8 +234,8 @@ class Bench:
         order = {"model": os.fspath(self.folder / "model"), "rows": os.fspath(self.folder / f"{way.rows}.jsonl")} | way.order
         return start(replace(way, order=order), self.folder, self.settings.threads)
 
-    def gemm(self) -> dict[str, Any]:
-        """Rates of the matrix products, and which number path is the fastest exact one."""
+    def gemm(self) -> Worker:
+        """A worker that runs the matrix products alone; it has run twice."""
         counts = self.counts["real"]
         width = min(GEMM_WIDTH, self.shape.vocabulary)
         # The head's weight: its share of the vocabulary per product, for the tokens scored of those read.
@@ -243,40 +243,31 @@ class Bench:
         products = [*self.shape.products(), head]
         tokens = 512 if self.settings.quick else 4_096
         worker = self.start(Way("gemm", {"method": "gemm", "products": products, "tokens": tokens}))
-        found = [self.settings.gate.measure(worker) for _ in range(1 + self.settings.rounds)][1:]
-        stop([worker])
+        worker.runs = [self.settings.gate.measure(worker) for _ in range(2)][1:]
         if worker.failure is not None:
             sys.exit(f"the matrix products alone could not be timed: {worker.failure}")
-        rates = {path: statistics.median(one["gflops"][path] for one in found) for path in found[0]["gflops"]}
-        error = found[0]["switch_error"]
-        float32 = "switch" if error <= EXACT and rates["switch"] > rates["float32"] else "float32"
-        return {
-            "gflops": rates,
-            "switch_error": error,
-            "float32": float32,
-            "fastest": "bfloat16" if rates["bfloat16"] > rates[float32] else float32,
-            "quiet": all(one["quiet"] for one in found),
-        }
+        return worker
 
     def run(self) -> dict[str, Any]:
         """All figures of this shape."""
         settings = self.settings
-        on_cpu = settings.device == "cpu"
-        products = self.gemm() if on_cpu else None
-        ways = (
-            ways_on_cpu(products["fastest"], settings.harness, quick=settings.quick) if products else ways_on_gpu(settings.device)
-        )
+        gemm = self.gemm() if settings.device == "cpu" else None
+        ways = ways_on_gpu(settings.device)
+        if gemm:
+            ways = ways_on_cpu(rates(gemm.runs)["fastest"], settings.harness, quick=settings.quick)
         order = {"method": "loop", "dtype": "float64", "limit": CHECKED_ROWS, "device": settings.device}
         exact = self._exact(Way("float64", order))
+        timed = [gemm] if gemm else []
         workers = []
         try:
             for way in ways:
                 workers.append(self.start(way))
             for worker in workers:
                 worker.wait()
-            self._rounds(workers)
+            self._rounds([*timed, *workers])
         finally:
-            stop(workers)
+            stop([*timed, *workers])
+        products = rates(gemm.runs[1:]) if gemm else None
         loaded = [worker.ready for worker in workers if worker.ready]
         limits = self._limits(products)
         found = {worker.way.name: self._figures(worker, exact, limits) for worker in workers}
@@ -352,6 +343,20 @@ class Bench:
                 differences = [abs(mean - other) for mean, other in zip(means, exact, strict=False)]
                 found["largest_difference"], found["nll"] = max(differences), means
         return found
+
+
+def rates(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """GFLOP/s of the matrix products over some runs, and which number path is the fastest exact one."""
+    found = {path: statistics.median(run["gflops"][path] for run in runs) for path in runs[0]["gflops"]}
+    error = runs[0]["switch_error"]
+    float32 = "switch" if error <= EXACT and found["switch"] > found["float32"] else "float32"
+    return {
+        "gflops": found,
+        "switch_error": error,
+        "float32": float32,
+        "fastest": "bfloat16" if found["bfloat16"] > found[float32] else float32,
+        "quiet": all(run["quiet"] for run in runs),
+    }
 
 
 def start(way: Way, folder: Path, threads: int) -> Worker:
@@ -437,8 +442,9 @@ def _described(counts: Counts) -> dict[str, float]:
 def machine(threads: int, device: str) -> dict[str, Any]:
     """Where the figures come from."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     found: dict[str, Any] = {
-        "processor": next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()),
+        "processor": names[0] if names else platform.machine(),
         "flags": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if any(flag in line for line in lines)],
         "processors": os.cpu_count(),
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 Pairs = Mapping[str, Sequence[str]]
-"""Prompts with their responses. No prompt ends in white space and every response begins with a line break: lm-evaluation-harness
-moves white space from the prompt's end into the response, and all ways are to score the same tokens."""
+"""Prompts with their responses. No prompt ends in white space and every response begins with a line break:
+lm-evaluation-harness moves white space from the prompt's end into the response, and all ways are to score the same tokens."""
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 LONG_RESPONSES, LONG_TIMES = 8, 4
@@ -102,7 +102,7 @@ def read_pairs(paths: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def save_model(folder: Path, shape: Shape, texts: Sequence[str], *, dtype: str = "float32") -> Any:
-    """A Llama with random weights and a tokenizer trained on `texts`, as `save_pretrained` writes them; returns the tokenizer."""
+    """A Llama with random weights and a tokenizer trained on `texts`, as `save_pretrained` writes them; returns the latter."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast

@@ -60,9 +60,12 @@ def _limit(shape: dict[str, Any]) -> Iterator[str]:
         f"{limits['float32']:,.0f} tokens/s in float32, {limits['bfloat16']:,.0f} in bfloat16; prompts shared, "
         "attention not counted."
     )
-    if shape["gemm"]["fastest"] != "bfloat16":
+    if not shape["gemm"]["quiet"]:
+        yield "The machine was not quiet for these: the limit is too low."
+    if not any("bfloat16" in way for way in shape["ways"]):
         yield "bfloat16 is left out: its products are slower than float32's on this machine."
-    if shape["gemm"]["float32"] == "float32":
+    harness = [way for way in shape["ways"] if way.startswith("lm-evaluation-harness")]
+    if harness and not any(way.endswith("GEMM switch set") for way in harness):
         yield "The GEMM switch is left out: it is slower than what torch chooses here, or not exact."
 
 

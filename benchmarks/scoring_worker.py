@@ -146,7 +146,7 @@ def _sweep(weight: Any, *, compiled: bool) -> Callable[[Any, Any], Any]:
 
 
 class Loop:
-    """The loop that most people write: batches in the data set's order, right padding with a mask, log_softmax of all logits."""
+    """The loop that most people write: batches in the data set's order, right padding with a mask, log_softmax of all."""
 
     def __init__(self, order: Order) -> None:
         from transformers import AutoTokenizer
