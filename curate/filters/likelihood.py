@@ -393,6 +393,11 @@ _PASSES: "OrderedDict[tuple[object, ...], list[TokenScores | Unrenderable]]" = O
 """By everything that decides about the last digit: model, budget, threads and all rows of the call, since they share batches."""
 
 
+def forget_passes() -> None:
+    """Run the next pass whatever was made before: for measurements."""
+    _PASSES.clear()
+
+
 def _digest(rows: "Sequence[Rendered | Unrenderable]") -> bytes:
     """A hash of rows, by which equal ones are known without being held."""
     from curate.likelihood import Unrenderable

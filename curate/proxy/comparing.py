@@ -14,7 +14,7 @@ from curate.annotations.scoring import in_order
 from curate.errors import InputError, RecipeError, UsageError
 from curate.examples import Examples
 from curate.filters import Filter, Likelihood, build_filter, known_filters
-from curate.filters.likelihood import ForwardPass
+from curate.filters.likelihood import ForwardPass, forget_passes
 from curate.learning.judging import Estimate
 from curate.likelihood import Rendered, model_identity
 from curate.progress import duration
@@ -168,6 +168,7 @@ class _Scored:
         forward = _forward_pass(filters)
         self.facts, self.model = forward.freeze(), forward.model
         _warm_up(forward, shared.rows)
+        forget_passes()
         with progress.spending() as self.spent:
             own = annotate(shared.rows, filters, folder)
         assert isinstance(own, Annotations)
