@@ -79,6 +79,9 @@ class ModelSettings(Filter):
         default=None, exclude=True, description="cpu, cuda, cuda:1 ..., auto (all GPUs); default: cuda where there is one."
     )
     batch_tokens: int | None = Field(default=None, exclude=True, ge=1, description="Tokens per batch.")
+    compile: bool | None = Field(
+        default=None, exclude=True, description="Compile the model's layers first, for long runs; default: no."
+    )
 
     @model_validator(mode="after")
     def _turns_make_sense(self) -> Self:
@@ -218,19 +221,24 @@ class ForwardPass(ModelSettings):
         import torch
         import transformers
 
+        from curate.likelihood import compiling, products
+
         spec = self.spec
         check_device(spec.device)
         check_quantize(spec)
+        if self.compile:
+            compiling.check_compiler(spec.device)
         return super().freeze() | {
             "model": model_identity(spec.model, spec.revision),
             "device": spec.device,
             "device_name": device_name(spec.device),
-            # Packs gain nothing from size on a CPU, where memory is what they cost; a GPU has to be filled.
-            "batch_tokens": self.batch_tokens or (4096 if spec.device == "cpu" else 32768),
+            "batch_tokens": self.batch_tokens or (2048 if spec.device == "cpu" else 32768),
             "dtype": spec.dtype,
             # By what the model can do: rows in packs, or padded with the first of the others that its architecture has.
             "attention": ", else ".join(("packs", *ATTENTION)),
             "threads": torch.get_num_threads(),
+            "products": products.choose() if spec.device == "cpu" and spec.dtype == "float32" else "default",
+            "compiled": bool(self.compile),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             **({"bitsandbytes": version("bitsandbytes")} if spec.quantize else {}),
@@ -245,6 +253,8 @@ class ForwardPass(ModelSettings):
         """
         import torch
 
+        from curate.likelihood import products
+
         try:
             check_device(settings["device"])
         except UsageError as error:
@@ -254,13 +264,16 @@ class ForwardPass(ModelSettings):
             raise ModelError(f"{self.model}: changed while it was scoring; let training end, then run the same command again")
         if torch.get_num_threads() != settings["threads"]:
             torch.set_num_threads(settings["threads"])  # sums are split by thread: another count, another last digit
+        products.use(settings.get("products", "default"))
         budget = max(1, settings["batch_tokens"] >> backoff)
-        return self.model_copy(update={"device": settings["device"], "batch_tokens": budget})
+        bound = {"device": settings["device"], "batch_tokens": budget, "compile": settings.get("compiled", False)}
+        return self.model_copy(update=bound)
 
     def _tell_what_is_ignored(self, settings: Mapping[str, Any]) -> None:
         """Say which options of this run a frozen plan overrides."""
         asked = {"device": self.device and self._resolved_device(), "batch_tokens": self.batch_tokens}
-        differing = {name: value for name, value in asked.items() if value is not None and value != settings[name]}
+        asked |= {"compiled": self.compile}
+        differing = {name: value for name, value in asked.items() if value is not None and value != settings.get(name, False)}
         if differing:
             frozen = ", ".join(f"{name} {settings[name]}" for name in differing)
             ignored = ", ".join(f"{name} {value}" for name, value in differing.items())
@@ -270,7 +283,7 @@ class ForwardPass(ModelSettings):
         """The loaded model; loaded once per process, and again when its folder's files change."""
         from curate.likelihood import load_engine
 
-        return load_engine(self.spec)
+        return load_engine(self.spec, compiled=bool(self.compile))
 
     def run(self, rows: "Sequence[Rendered | Unrenderable]") -> list[Scores | Unscored]:
         """The sums of all rows, as outputs."""
@@ -281,11 +294,11 @@ class ForwardPass(ModelSettings):
         """One forward pass over all rows, in batches planned from them and the token budget; none where it was just made."""
         import torch
 
-        from curate.likelihood import OutOfMemory
+        from curate.likelihood import OutOfMemory, products
 
         budget = self.batch_tokens or self.freeze()["batch_tokens"]
         spec = self.spec
-        key = (spec, spec.digest(), budget, torch.get_num_threads(), _digest(rows))
+        key = (spec, spec.digest(), self.compile, budget, torch.get_num_threads(), products.current(), _digest(rows))
         if key in _PASSES:
             _PASSES.move_to_end(key)
             return _PASSES[key]

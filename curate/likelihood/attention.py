@@ -7,7 +7,7 @@ size of a pack exists.
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.likelihood import varlen
@@ -67,10 +67,10 @@ _BEFORE: dict[int, tuple[int, str | None]] = {}
 
 
 @contextlib.contextmanager
-def laid_out(model: Any, pack: Pack, *, narrow: bool = False) -> Iterator[None]:
+def laid_out(model: Any, pack: Pack, *, name: str = NAME, narrow: bool = False) -> Iterator[None]:
     """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own.
 
-    `narrow` lets attention be computed in bfloat16, where the device has a kernel for whole packs.
+    `name` is that of a registered function that looks at the pack; `narrow` lets attention be computed in bfloat16, where the device has a kernel for whole packs.
     """
     from transformers import AttentionInterface
 
@@ -79,7 +79,7 @@ def laid_out(model: Any, pack: Pack, *, narrow: bool = False) -> Iterator[None]:
     with _LOCK:
         count, before = _BEFORE.get(id(config), (0, config._attn_implementation))
         _BEFORE[id(config)] = count + 1, before
-        config._attn_implementation = NAME  # read by every layer in every pass
+        config._attn_implementation = name  # read by every layer in every pass
     _ACTIVE.layouts.append(_Layout(pack, narrow=narrow))
     try:
         yield
@@ -108,9 +108,7 @@ def segment_attention(
     """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D). What else a model asks for (sinks, biases) is refused."""
     import torch
 
-    unknown = [name for name, asked in others.items() if name in ("s_aux", "position_bias", "head_mask") and asked is not None]
-    if unknown or attention_mask is not None:
-        raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
+    refuse_unknown(attention_mask, others)
     layout = _ACTIVE.layouts[-1]
     heads, tokens, size = query.shape[1:]
     groups = heads // key.shape[1]
@@ -136,6 +134,13 @@ def segment_attention(
             found = _attend(asked, near_keys[:, low:high], near_values[:, low:high], mask, scale, softcap)
             output[0, segment.start + first : segment.start + last] = found.view(heads, last - first, -1).transpose(0, 1)
     return output, None
+
+
+def refuse_unknown(attention_mask: "torch.Tensor | None", others: Mapping[str, Any]) -> None:
+    """Raise NotImplementedError for what a model may ask of attention and segments have not."""
+    unknown = [name for name, asked in others.items() if name in ("s_aux", "position_bias", "head_mask") and asked is not None]
+    if unknown or attention_mask is not None:
+        raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
 
 
 def _attend(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from curate import progress
 from curate.errors import ModelError
-from curate.likelihood import attention
+from curate.likelihood import attention, compiling
+from curate.likelihood.compiling import check_compiler, compile_layers
 from curate.likelihood.head import Head
 from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
@@ -31,16 +32,19 @@ class Engine:
 
     Rows are packed without padding, responses to one prompt behind one copy of it. A model whose states depend on more than
     attention over a row's own tokens (state spaces, biases by distance) is found out by comparison when it is loaded, and runs
-    in padded batches.
+    in padded batches. With `compiled` the layers are compiled while it is made, which takes 10 to 70 seconds.
     """
 
-    def __init__(self, loaded: LanguageModel) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: LanguageModel, *, compiled: bool = False) -> None:
+        self.loaded, self.compiled = loaded, compiled
         self._model = loaded.model
         self._body = loaded.model.base_model
         stock = self._stock_logits()
         if loaded.spec.dtype == "bfloat16":
             matrices_only(loaded.model)
+        if compiled:
+            check_compiler(loaded.spec.device)
+            compile_layers(self._body)
         self._head = Head(self._model, self._body)
         self._check_head(stock)
         self.why_padded = self._packing_fails()
@@ -112,7 +116,8 @@ class Engine:
 
         packed = pack(rows, range(len(rows)))
         ids, positions = (_sent([values], self._entrance) for values in (packed.ids, packed.positions))  # (1, T)
-        with attention.laid_out(self._model, packed, narrow=self.loaded.spec.dtype == "bfloat16"):
+        name = compiling.NAME if self.compiled else attention.NAME
+        with attention.laid_out(self._model, packed, name=name, narrow=self.loaded.spec.dtype == "bfloat16"):
             hidden = self._body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0]  # (T, H)
         predictors, targets = (_sent(values, hidden.device) for values in (packed.predictors, packed.targets))
         return hidden[predictors], targets, packed.rows
@@ -280,12 +285,12 @@ def _sums(row: Rendered, per_token: "torch.Tensor") -> TokenSums | Unrenderable:
     )
 
 
-def load_engine(spec: ModelSpec) -> Engine:
+def load_engine(spec: ModelSpec, *, compiled: bool = False) -> Engine:
     """The engine of a model; the last three stay loaded (a filter may ask two beside the target), until their files change."""
-    return _load_engine(spec, spec.digest())
+    return _load_engine(spec, spec.digest(), compiled)
 
 
 @functools.lru_cache(maxsize=3)
-def _load_engine(spec: ModelSpec, digest: str) -> Engine:
+def _load_engine(spec: ModelSpec, digest: str, compiled: bool) -> Engine:
     keep_freed_memory()
-    return Engine(load_model(spec))
+    return Engine(load_model(spec), compiled=compiled)
