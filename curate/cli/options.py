@@ -68,6 +68,9 @@ def model_options(command: F) -> F:
         ),
         click.option("--device", help="cpu, cuda, cuda:1 ..., auto (all GPUs).  [default: cuda if there is one]"),
         click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per batch.  [default: by device]"),
+        click.option(
+            "--compile", is_flag=True, default=None, help="Compile the model's layers first; pays for runs of many minutes."
+        ),
     ]
     return _all(options, command)
 
@@ -132,7 +135,7 @@ def loading(options: dict[str, Any]) -> dict[str, Any]:
 def target(options: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the target model, taken out of all options; None when nothing was said."""
     names = {"model": "model", "model_revision": "revision"}
-    same = ("dtype", "quantize", "max_length", "chat_template", "normalise", "device", "batch_tokens")
+    same = ("dtype", "quantize", "max_length", "chat_template", "normalise", "device", "batch_tokens", "compile")
     names |= {name: name for name in same}
     found = {field: value for option, field in names.items() if (value := options.pop(option)) not in (None, ())}
     return found or None

@@ -70,7 +70,8 @@ _BEFORE: dict[int, tuple[int, str | None]] = {}
 def laid_out(model: Any, pack: Pack, *, name: str = NAME, narrow: bool = False) -> Iterator[None]:
     """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own.
 
-    `name` is that of a registered function that looks at the pack; `narrow` lets attention be computed in bfloat16, where the device has a kernel for whole packs.
+    `name` is that of a registered function that looks at the pack; `narrow` lets attention be computed in bfloat16, where the
+    device has a kernel for whole packs.
     """
     from transformers import AttentionInterface
 

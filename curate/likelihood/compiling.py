@@ -1,6 +1,5 @@
 """Layers compiled by torch: the pointwise operations between matrix products become one loop each."""
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import UsageError
@@ -21,6 +20,7 @@ def compile_layers(body: Any) -> None:
     import torch
     from transformers import AttentionInterface
 
+    _define_operator()
     AttentionInterface.register(NAME, _opaque_attention)
     stacks = [module for module in body.modules() if isinstance(module, torch.nn.ModuleList)]
     layers = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=())
@@ -40,10 +40,15 @@ def check_compiler(device: str) -> None:
         raise UsageError(f"--compile needs a C++ compiler ({one_line(error)}); install g++, or leave the option out") from error
 
 
-@functools.cache
-def _operator() -> Any:
+_OPERATOR: list[Any] = []
+
+
+def _define_operator() -> None:
     """Attention over the segments of this thread's pack, as one operation that is not looked into."""
     import torch
+
+    if _OPERATOR:
+        return
 
     @torch.library.custom_op("curate::segment_attention", mutates_args=())
     def operator(
@@ -58,7 +63,7 @@ def _operator() -> Any:
     def shape(query: Any, key: Any, value: Any, scale: float, window: int | None, softcap: float | None) -> Any:
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
-    return operator
+    _OPERATOR.append(operator)
 
 
 def _opaque_attention(
@@ -76,4 +81,4 @@ def _opaque_attention(
     """`segment_attention` for compiled layers."""
     attention.refuse_unknown(attention_mask, others)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    return _operator()(query, key, value, scale, sliding_window, softcap), None
+    return _OPERATOR[0](query, key, value, scale, sliding_window, softcap), None

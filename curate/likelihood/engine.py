@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 # B batch, T tokens, H hidden size, N scored tokens
 
+CPU_BUDGET = 2048
+"""Tokens per batch. Throughput is flat from here on, memory is not."""
+GPU_BUDGETS = 2048, 131072
+PROBED, PROBED_ROW = 8192, 256
+"""Tokens of the pass that finds a GPU's budget, and of each of its rows."""
 ACTIVATIONS = 1 << 30
 """Bytes that the layers of all batches running at once may hold, about."""
 
@@ -90,6 +95,25 @@ class Engine:
         embedding = self._model.get_input_embeddings().weight
         shapes = [weight.shape for weight in self._body.parameters() if weight.ndim == 2 and weight is not embedding]
         return 4 * (6 * int(embedding.shape[1]) + 3 * max((max(shape) for shape in shapes), default=0))
+
+    def budget(self) -> int:
+        """Tokens per batch: on a CPU what its caches like, on a GPU what half of its free memory holds, by a short pass."""
+        import torch
+
+        if self._entrance.type == "cpu":
+            return CPU_BUDGET
+        device = self._entrance
+        ids = [1 + place % (self._head.vocabulary - 1) for place in range(PROBED)]
+        rows = [Rendered.whole(ids[at : at + PROBED_ROW], PROBED_ROW // 4) for at in range(0, PROBED, PROBED_ROW)]
+        self.token_statistics(rows[:1])  # what is allocated once is not counted
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        self.token_statistics(rows)
+        per_token = max(1, (torch.cuda.max_memory_allocated(device) - before) // PROBED)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        fitting = (torch.cuda.mem_get_info(device)[0] + cached) // 2 // per_token
+        # A power of two: what is free differs by a little from run to run, and batches should not.
+        return min(GPU_BUDGETS[1], max(GPU_BUDGETS[0], 1 << (fitting.bit_length() - 1)))
 
     def token_statistics(self, rows: Sequence[Rendered]) -> "list[torch.Tensor]":
         """Statistics of every scored token of some rows, which run together: float64 (N, 4) per row, as in `TokenSums`."""
