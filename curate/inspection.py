@@ -192,11 +192,12 @@ def quote(examples: Examples, likelihood: Likelihood) -> Quote:
     engine = bound.engine()
     engine.score(rendered[:1], batch_tokens=settings["batch_tokens"])  # the first pass pays for allocation
     done, seconds = 0, 0.0
-    for at in range(0, len(rendered), 16):
+    step = 16 * engine.pace(settings["batch_tokens"]).workers
+    for at in range(0, len(rendered), step):
         begin = time.perf_counter()
-        engine.score(rendered[at : at + 16], batch_tokens=settings["batch_tokens"])
+        engine.score(rendered[at : at + step], batch_tokens=settings["batch_tokens"])
         seconds += time.perf_counter() - begin
-        done += int(lengths[at : at + 16].sum())
+        done += int(lengths[at : at + step].sum())
         if seconds > PROBE_SECONDS:
             break
     total = int(lengths.mean() * rows * len(rendered) / len(sample))

@@ -1,5 +1,6 @@
 """Which library multiplies float32 matrices on a CPU: measured, for speed and for error."""
 
+import functools
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -14,8 +15,9 @@ ERROR = 2.0
 """How much larger its error may be. Sums in another order differ by less; with bfloat16 inputs it is thousands of times that."""
 
 
+@functools.cache
 def choose() -> Library:
-    """The faster of torch's default (MKL on x86) and oneDNN, if as exact; under half a second.
+    """The faster of torch's default (MKL on x86) and oneDNN, if as exact; under half a second, and then known for the process.
 
     MKL is slow on processors of other makers. oneDNN takes float32 products only where it is allowed to round them to bfloat16,
     which it does on processors with units for that (AMX) and not elsewhere: so its error is looked at, not its name.

@@ -18,9 +18,11 @@ def left_as_it_was() -> Iterator[None]:
     before = products.current()
     yield
     products.use(before)
+    products.choose.cache_clear()
 
 
 def measuring(monkeypatch: pytest.MonkeyPatch, default: tuple[float, float], onednn: tuple[float, float]) -> None:
+    products.choose.cache_clear()
     monkeypatch.setattr(products, "_measured", lambda *_: default if products.current() == "default" else onednn)
 
 

@@ -101,3 +101,26 @@ def test_memory_bounds_how_many_batches_run_at_once(monkeypatch: pytest.MonkeyPa
     per_token = 4 * (6 * 32 + 3 * 48)
     assert engine.pace((1 << 30) // per_token // 3) == Pace(workers=3)
     assert engine.pace(1 << 30) == Pace(workers=1)
+
+
+@pytest.mark.parametrize(
+    ("free", "per_token", "expected"), [(80 << 30, 1 << 20, 32768), (80 << 30, 1, 131072), (1 << 30, 1 << 20, 2048)]
+)
+def test_a_gpu_is_filled_by_half_of_its_free_memory(
+    free: int, per_token: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of("llama")
+    assert engine.budget() == 2048
+    read: list[int] = []
+    monkeypatch.setattr(engine, "_entrance", torch.device("cuda"))
+    monkeypatch.setattr(engine, "token_statistics", lambda rows: read.append(sum(len(row.input_ids) for row in rows)))
+    for name, value in {
+        "memory_allocated": 5000,
+        "memory_reserved": 5000,
+        "reset_peak_memory_stats": None,
+        "max_memory_allocated": 5000 + 8192 * per_token,
+        "mem_get_info": (free, 80 << 30),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert engine.budget() == expected
+    assert read == [256, 8192]
