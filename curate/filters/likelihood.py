@@ -20,7 +20,6 @@ from curate.filters.base import BackOff, Filter, OutputType, Scores, Unscored, r
 from curate.filters.normalisation import RULES, WHAT, normalised, read_names
 from curate.filters.shots import MOST_SHOTS, Shots, load_shots, prefix_tokens, render_behind
 from curate.likelihood import ModelSpec, Rendered, TokenScores, Turns, default_device, model_identity
-from curate.likelihood.engine import CPU_BUDGET
 from curate.likelihood.model import (
     ATTENTION,
     Dtype,
@@ -233,7 +232,7 @@ class ForwardPass(ModelSettings):
             "model": model_identity(spec.model, spec.revision),
             "device": spec.device,
             "device_name": device_name(spec.device),
-            "batch_tokens": self.batch_tokens or (CPU_BUDGET if spec.device == "cpu" else self.engine().budget()),
+            "batch_tokens": self.batch_tokens or self.engine().budget(),
             "dtype": spec.dtype,
             # By what the model can do: rows in packs, or padded with the first of the others that its architecture has.
             "attention": ", else ".join(("packs", *ATTENTION)),

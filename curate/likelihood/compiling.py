@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import UsageError
 from curate.likelihood import attention
 from curate.likelihood.model import one_line
+from curate.likelihood.statistics import Sweep, sweep_tile_at_once
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,13 @@ def compile_layers(body: Any) -> None:
     layers = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=())
     for layer in layers:
         layer.compile(dynamic=True)
+
+
+def compiled_sweep() -> Sweep:
+    """The head's sweep over a tile, as one loop."""
+    import torch
+
+    return torch.compile(sweep_tile_at_once, dynamic=True)
 
 
 def check_compiler(device: str) -> None:

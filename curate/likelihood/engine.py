@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from curate import progress
 from curate.errors import ModelError
 from curate.likelihood import attention, compiling
-from curate.likelihood.compiling import check_compiler, compile_layers
+from curate.likelihood.compiling import check_compiler, compile_layers, compiled_sweep
 from curate.likelihood.head import Head
 from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
@@ -16,15 +16,15 @@ from curate.likelihood.packing import pack
 from curate.likelihood.precision import matrices_only
 from curate.likelihood.rendering import Rendered, Turn, Unrenderable
 from curate.likelihood.running import Pace, Statistics, in_batches
-from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums
+from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums, sweep_tile
 
 if TYPE_CHECKING:
     import torch
 
 # B batch, T tokens, H hidden size, N scored tokens
 
-CPU_BUDGET = 2048
-"""Tokens per batch. Throughput is flat from here on, memory is not."""
+CPU_BUDGETS, LIGHT = (2048, 4096), 20_000
+"""Tokens per batch on a CPU: more where a layer holds at most `LIGHT` bytes of a token. Throughput grows little beyond."""
 GPU_BUDGETS = 2048, 131072
 PROBED, PROBED_ROW = 8192, 256
 """Tokens of the pass that finds a GPU's budget, and of each of its rows."""
@@ -50,10 +50,12 @@ class Engine:
         if compiled:
             check_compiler(loaded.spec.device)
             compile_layers(self._body)
-        self._head = Head(self._model, self._body)
+        self._head = Head(self._model, self._body, sweep=compiled_sweep() if compiled else sweep_tile)
         self._check_head(stock)
         self.why_padded = self._packing_fails()
         """None where rows are packed; else why they are not."""
+        if compiled:
+            self.token_statistics(_trial_rows(self._head.vocabulary))  # so that scoring waits for no compiler
         if self.why_padded is not None:
             progress.note(f"{loaded.spec.model}: scored in padded batches, which is slower ({self.why_padded})")
 
@@ -97,11 +99,11 @@ class Engine:
         return 4 * (6 * int(embedding.shape[1]) + 3 * max((max(shape) for shape in shapes), default=0))
 
     def budget(self) -> int:
-        """Tokens per batch: on a CPU what its caches like, on a GPU what half of its free memory holds, by a short pass."""
+        """Tokens per batch: on a CPU by the model's width, on a GPU what half of its free memory holds, by a short pass."""
         import torch
 
         if self._entrance.type == "cpu":
-            return CPU_BUDGET
+            return CPU_BUDGETS[self._bytes_per_token <= LIGHT]
         device = self._entrance
         ids = [1 + place % (self._head.vocabulary - 1) for place in range(PROBED)]
         rows = [Rendered.whole(ids[at : at + PROBED_ROW], PROBED_ROW // 4) for at in range(0, PROBED, PROBED_ROW)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError
-from curate.likelihood.statistics import LOWEST, token_statistics
+from curate.likelihood.statistics import LOWEST, Sweep, sweep_tile, token_statistics
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,8 @@ class Head:
     it is not run.
     """
 
-    def __init__(self, model: Any, body: Any) -> None:
-        self._model, self._body = model, body
+    def __init__(self, model: Any, body: Any, *, sweep: Sweep = sweep_tile) -> None:
+        self._model, self._body, self._sweep_tile = model, body, sweep
         self._layer = model.get_output_embeddings()
         if self._layer is None or not hasattr(self._layer, "weight") or body is model:
             raise ModelError(f"{type(model).__name__}: has no output layer that could be read in parts")
@@ -82,6 +82,7 @@ class Head:
             targets,
             vocabulary=self.vocabulary,
             width=self.width(len(targets)),
+            sweep=self._sweep_tile,
         )
 
     def _at(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # N scored tokens, V vocabulary, W width of a tile
 
+Sweep = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "tuple[torch.Tensor, ...]"]
+
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
 LOWEST = -1e30
@@ -72,6 +74,7 @@ def token_statistics(
     *,
     vocabulary: int,
     width: int,
+    sweep: Sweep | None = None,
 ) -> "torch.Tensor":
     """Statistics of N tokens in one sweep over the vocabulary: float64 (N, 4): nll, entropy, log_rank, var_logp.
 
@@ -86,15 +89,17 @@ def token_statistics(
     above = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
     for low in range(0, vocabulary, width):
         logits = tile(low, min(vocabulary, low + width))  # (N, W)
-        spare = torch.empty_like(logits)
-        # Comparing into floats and adding these is several times as fast as counting booleans, and as exact.
-        count = torch.gt(logits, at_target, out=spare).sum(dim=1)  # ties share the best rank
         own = targets - low  # (N,)
         inside = (own >= 0) & (own < logits.shape[1])
+        again = logits.gather(1, own.clamp(0, logits.shape[1] - 1)[:, None])  # (N, 1); a choice of rows would wait for a GPU
         # A product in a tile and the same product alone may differ in the last digit: the token does not outrank itself.
-        again = spare.gather(1, own.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]  # a choice of rows would wait for a GPU
-        above += count - again * inside
-        top = _add(logits, spare, sums, top)
+        above -= ((again > at_target)[:, 0] & inside).double()
+        highest, count, *terms = (sweep or sweep_tile)(logits, at_target, top)
+        above += count
+        _lower(sums, (top.double() - highest.double())[:, 0])
+        for total, term in zip(sums, terms, strict=True):
+            total += term
+        top = highest
     weight, first, second = sums
     mean, square = first / weight, second / weight  # of x, under the prediction
     log_weight = weight.log()
@@ -103,18 +108,32 @@ def token_statistics(
     return torch.stack([nll, log_weight - mean, above.add_(1).log(), variance], dim=1)
 
 
-def _add(logits: "torch.Tensor", spare: "torch.Tensor", sums: "torch.Tensor", top: "torch.Tensor") -> "torch.Tensor":
-    """Take a tile into the sums; returns the new highest logit. Overwrites the tile and `spare`, which is of its shape."""
+def sweep_tile(logits: "torch.Tensor", at_target: "torch.Tensor", top: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    """What a tile (N, W) holds of each token: the highest logit with those before (N, 1), and four of (N,), float32.
+
+    These are how many logits lie above the target's (ties share the best rank), and the sums of e, e x and e x^2 with
+    x = logit - highest and e its exponential. Overwrites the tile.
+    """
+    import torch
+
+    spare = torch.empty_like(logits)
+    # Comparing into floats and adding these is several times as fast as counting booleans, and as exact.
+    count = torch.gt(logits, at_target, out=spare).sum(dim=1)
+    highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
+    x = logits.sub_(highest)
+    e = torch.exp(x, out=spare)
+    return highest, count, e.sum(dim=1), e.mul_(x).sum(dim=1), e.mul_(x).sum(dim=1)
+
+
+def sweep_tile_at_once(logits: "torch.Tensor", at_target: "torch.Tensor", top: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    """`sweep_tile` for a compiler, which makes one loop of it."""
     import torch
 
     highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
-    _lower(sums, (top.double() - highest.double())[:, 0])
-    shifted = logits.sub_(highest)  # x
-    terms = torch.exp(shifted, out=spare)  # e
-    sums[0] += terms.sum(dim=1)
-    sums[1] += terms.mul_(shifted).sum(dim=1)
-    sums[2] += terms.mul_(shifted).sum(dim=1)
-    return highest
+    x = logits - highest
+    e = x.exp()
+    count = (logits > at_target).float()
+    return highest, count.sum(dim=1), e.sum(dim=1), (e * x).sum(dim=1), (e * x * x).sum(dim=1)
 
 
 def _lower(sums: "torch.Tensor", by: "torch.Tensor") -> None:

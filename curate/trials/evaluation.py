@@ -18,7 +18,6 @@ from curate.errors import InputError, UsageError
 from curate.examples import Example
 from curate.filters import Likelihood as LikelihoodFilter
 from curate.likelihood import Engine, LanguageModel, Rendered, TokenSums, plan_batches
-from curate.likelihood.engine import CPU_BUDGET
 from curate.likelihood.model import Dtype, load_tokenizer
 from curate.trials.tasks import Generation, Item, Task
 
@@ -132,7 +131,7 @@ class Asker:
     def _sums(self, examples: Sequence[Example]) -> list[TokenSums | None]:
         spec = self.likelihood.spec
         rows = [row if isinstance(row, Rendered) else None for row in self.likelihood.renderer().render(examples)]
-        budget = self.likelihood.batch_tokens or (32_768 if spec.device.startswith("cuda") else CPU_BUDGET)
+        budget = self.likelihood.batch_tokens or (32_768 if spec.device.startswith("cuda") else self._engine.budget())
         scored = iter(self._engine.score([row for row in rows if row is not None], batch_tokens=budget))
         results = [next(scored) if row is not None else None for row in rows]
         return [sums if isinstance(sums, TokenSums) else None for sums in results]

@@ -112,7 +112,7 @@ def test_an_option_that_a_frozen_plan_overrides_is_told_once(tiny_model_dir: Pat
     with progress.shown(told := io.StringIO()):
         for _ in range(3):
             Likelihood(model=str(tiny_model_dir), device="cpu", batch_tokens=77).frozen(settings)
-    assert told.getvalue() == "the plan of this folder was frozen with batch_tokens 2048; batch_tokens 77 is ignored\n"
+    assert told.getvalue() == "the plan of this folder was frozen with batch_tokens 4096; batch_tokens 77 is ignored\n"
 
 
 # The Hub

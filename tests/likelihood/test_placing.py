@@ -121,7 +121,7 @@ def test_auto_without_a_gpu_is_the_cpu(tiny_model_dir: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "_tell_once", told.append)
     one = Likelihood(model=str(tiny_model_dir), device="auto")
     plan = one.freeze()
-    assert (plan["device"], plan["device_name"], plan["dtype"], plan["batch_tokens"]) == ("cpu", "cpu", "float32", 2048)
+    assert (plan["device"], plan["device_name"], plan["dtype"], plan["batch_tokens"]) == ("cpu", "cpu", "float32", 4096)
     assert plan == Likelihood(model=str(tiny_model_dir), device="cpu").freeze()
     assert one.frozen(plan).spec.device == "cpu"
     assert told == []
@@ -158,7 +158,7 @@ def test_a_plan_over_all_gpus_says_what_lies_where(tiny_model_dir: Path, monkeyp
     monkeypatch.setattr(module, "device_name", lambda device: f"all of {device}")
     one = Likelihood(model=str(tiny_model_dir), device="auto", dtype="float32")
     plan = one.freeze()
-    assert (plan["device"], plan["device_name"], plan["batch_tokens"]) == ("auto", "all of auto", 2048)
+    assert (plan["device"], plan["device_name"], plan["batch_tokens"]) == ("auto", "all of auto", 4096)
     assert plan["device_map"] == "cpu: all to all (1)"  # transformers' own map, for a machine whose torch sees no GPU
     assert Likelihood(model=str(tiny_model_dir), device="auto").spec.dtype == "bfloat16"
     example = Example([{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "four"}])

@@ -110,6 +110,8 @@ def test_a_gpu_is_filled_by_half_of_its_free_memory(
     free: int, per_token: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of("llama")
+    assert engine.budget() == 4096
+    monkeypatch.setattr(engine, "_bytes_per_token", 30_000)
     assert engine.budget() == 2048
     read: list[int] = []
     monkeypatch.setattr(engine, "_entrance", torch.device("cuda"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from curate.likelihood import plan_batches
 from curate.likelihood.rendering import common_prefix, find_content
-from curate.likelihood.statistics import LOWEST, token_statistics
+from curate.likelihood.statistics import LOWEST, Sweep, sweep_tile, sweep_tile_at_once, token_statistics
 
 
 def statistics_of(logits: torch.Tensor, targets: torch.Tensor, width: int = 7) -> list[float]:
@@ -47,7 +47,8 @@ def test_impossible_tokens_leave_the_statistics_finite() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 64, 257, 1000])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 300.0])
-def test_tiles_of_any_width_give_what_the_whole_gives(width: int, scale: float) -> None:
+@pytest.mark.parametrize("sweep", [sweep_tile, sweep_tile_at_once])
+def test_tiles_of_any_width_give_what_the_whole_gives(width: int, scale: float, sweep: Sweep) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 257, generator=generator) * scale
     logits[::3, 5:200] = -math.inf
@@ -55,7 +56,7 @@ def test_tiles_of_any_width_give_what_the_whole_gives(width: int, scale: float) 
     targets = torch.randint(200, 257, (40,), generator=generator)
     at_target = logits.gather(1, targets[:, None])
     tiles = [logits[:, low : low + width].clamp(min=LOWEST) for low in range(0, 257, width)]
-    found = token_statistics(lambda low, high: tiles[low // width], at_target, targets, vocabulary=257, width=width)
+    found = token_statistics(lambda low, high: tiles[low // width], at_target, targets, vocabulary=257, width=width, sweep=sweep)
     logp = logits.double().log_softmax(dim=1)
     p = logp.exp()
     logp = logp.masked_fill(p == 0, 0.0)
