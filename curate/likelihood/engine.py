@@ -44,6 +44,7 @@ class Engine:
         self.loaded, self.compiled = loaded, compiled
         self._model = loaded.model
         self._body = loaded.model.base_model
+        keep_freed_memory()
         stock = self._stock_logits()
         if loaded.spec.dtype == "bfloat16":
             matrices_only(loaded.model)
@@ -318,5 +319,4 @@ def load_engine(spec: ModelSpec, *, compiled: bool = False) -> Engine:
 
 @functools.lru_cache(maxsize=3)
 def _load_engine(spec: ModelSpec, digest: str, compiled: bool) -> Engine:
-    keep_freed_memory()
     return Engine(load_model(spec), compiled=compiled)
