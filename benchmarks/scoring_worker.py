@@ -18,9 +18,6 @@ from typing import Any, Protocol
 
 # B batch, T tokens, V vocabulary, N scored tokens, H hidden size, W width of a tile
 
-SWEPT_TOKENS, SWEPT_WIDTH = 512, 2_048
-"""Tokens and outputs of a tile of the sweep for NLL alone: 4 MB of float32, as in curate's head."""
-
 
 @dataclass(frozen=True)
 class Order:
@@ -73,7 +70,6 @@ class Curate:
         self.order = order
         self.spec = ModelSpec(order.model, dtype=order.dtype, device=order.device)  # type: ignore[arg-type]
         settings = Likelihood(model=order.model, device=order.device, dtype=order.dtype)
-        self.budget = settings.freeze()["batch_tokens"]
         self.renderer = Renderer.load(self.spec, max_length=settings.positions() or 0)
         self.examples = [
             Example([{"role": "user", "content": prompt}, {"role": "assistant", "content": response}])
@@ -88,8 +84,9 @@ class Curate:
         loaded = load_model(self.spec)
         options: dict[str, Any] = {"compiled": True} if self.order.compiled else {}
         self.engine = Engine(loaded, **options)
+        self.budget = self.engine.budget()
         if self.order.nll_alone:
-            self.sweep = _sweep(loaded.model.get_output_embeddings().weight, compiled=self.order.compiled)
+            self.engine.head._sweep_tile = _nll_sweep(compiled=self.order.compiled)
         return loaded.model
 
     def score(self, batch: int) -> dict[str, Any]:
@@ -101,48 +98,31 @@ class Curate:
         if not self.order.shared:
             # A first token of its own for every row: as many tokens, and no two rows share a prompt.
             rows = [Rendered([place, *row.input_ids[1:]], row.turns) for place, row in enumerate(rows)]
-        if self.order.nll_alone:
-            return {"nll": self._nll_alone(rows)}
         found = [sums for sums in self.engine.score(rows, batch_tokens=self.budget) if isinstance(sums, TokenSums)]
         assert len(found) == len(rows)
         return {"nll": [sums.nll for sums in found]}
 
-    def _nll_alone(self, rows: Any) -> list[float]:
-        import torch
 
-        from curate.likelihood.packing import plan_packs
-
-        nll = [0.0] * len(rows)
-        with torch.inference_mode():
-            for pack in plan_packs(rows, self.budget):
-                hidden, targets, order = self.engine.states([rows[place] for place in pack])
-                counts = [rows[pack[place]].trained for place in order]
-                for place, part in zip(order, self.sweep(hidden, targets).split(counts), strict=True):
-                    nll[pack[place]] = float(part.double().sum())
-        return nll
-
-
-def _sweep(weight: Any, *, compiled: bool) -> Callable[[Any, Any], Any]:
-    """States (N, H) and targets (N,) -> NLL (N,), a tile of the vocabulary at a time: the least that a head can do."""
+def _nll_sweep(*, compiled: bool) -> Any:
+    """In the place of the engine's sweep over a tile (N, W): the least that a head can do, on the same way through it."""
     import torch
 
-    def add(total: Any, logits: Any) -> Any:
-        return torch.logaddexp(total, logits.float().logsumexp(dim=1))
+    def at_once(logits: Any, at_target: Any, top: Any) -> Any:
+        highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
+        return highest, (logits - highest).exp().sum(dim=1)
 
-    run = torch.compile(add, dynamic=True) if compiled else add
+    def in_place(logits: Any, at_target: Any, top: Any) -> Any:
+        highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
+        return highest, logits.sub_(highest).exp_().sum(dim=1)
 
-    def nll(hidden: Any, targets: Any) -> Any:
-        total = torch.full((len(targets),), -torch.inf, device=hidden.device)
-        for low in range(0, len(weight), SWEPT_WIDTH):
-            total = run(total, torch.nn.functional.linear(hidden, weight[low : low + SWEPT_WIDTH]))  # (N, W)
-        return total - (hidden * weight[targets]).sum(dim=1).float()
+    run = torch.compile(at_once, dynamic=True) if compiled else in_place
 
-    def in_chunks(hidden: Any, targets: Any) -> Any:
-        hidden = hidden.to(weight.dtype)
-        places = range(0, len(targets), SWEPT_TOKENS)
-        return torch.cat([nll(hidden[at : at + SWEPT_TOKENS], targets[at : at + SWEPT_TOKENS]) for at in places])
+    def sweep(logits: Any, at_target: Any, top: Any) -> Any:
+        highest, weight = run(logits, at_target, top)
+        nothing = torch.zeros_like(weight)
+        return highest, nothing, weight, nothing, nothing
 
-    return in_chunks
+    return sweep
 
 
 class Loop:
