@@ -120,7 +120,7 @@ def _nll_sweep(*, compiled: bool) -> Any:
     def sweep(logits: Any, at_target: Any, top: Any) -> Any:
         highest, weight = run(logits, at_target, top)
         nothing = torch.zeros_like(weight)
-        return highest, nothing, weight, nothing, nothing
+        return highest, nothing + 1, weight, nothing, nothing  # no rank, whose logarithm would not be finite at 0
 
     return sweep
 

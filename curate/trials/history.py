@@ -38,7 +38,8 @@ def remember(test_set: str, trial: str, facts: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            end = file.seek(0, os.SEEK_END)  # where it ended before the lock, another one may have been amid a line
+            if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
                 line = "\n" + line  # the last line was cut off by a crash
             file.write(line.encode())
     except OSError as error:
