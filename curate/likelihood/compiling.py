@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import UsageError
 from curate.likelihood import attention
+from curate.likelihood.layers import decoder_layers
 from curate.likelihood.model import one_line
 from curate.likelihood.statistics import Sweep, sweep_tile_at_once
 
@@ -18,14 +19,11 @@ def compile_layers(body: Any) -> None:
 
     Their attention stays what it is: its shapes are those of the segments, and differ from pack to pack.
     """
-    import torch
     from transformers import AttentionInterface
 
     _define_operator()
     AttentionInterface.register(NAME, _opaque_attention)
-    stacks = [module for module in body.modules() if isinstance(module, torch.nn.ModuleList)]
-    layers = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=())
-    for layer in layers:
+    for layer in decoder_layers(body):
         layer.compile(dynamic=True)
 
 

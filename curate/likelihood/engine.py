@@ -10,6 +10,7 @@ from curate.errors import ModelError
 from curate.likelihood import attention, compiling
 from curate.likelihood.compiling import check_compiler, compile_layers, compiled_sweep
 from curate.likelihood.head import Head
+from curate.likelihood.layers import slice_tokens
 from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
 from curate.likelihood.packing import pack
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # B batch, T tokens, H hidden size, N scored tokens
 
 CPU_BUDGETS, LIGHT = (2048, 4096), 20_000
-"""Tokens per batch on a CPU: more where a layer holds at most `LIGHT` bytes of a token. Throughput grows little beyond."""
+"""Tokens per batch on a CPU: more where a layer needs at most `LIGHT` bytes of a token. Throughput grows little beyond."""
 GPU_BUDGETS = 2048, 131072
 PROBED, PROBED_ROW = 8192, 256
 """Tokens of the pass that finds a GPU's budget, and of each of its rows."""
@@ -51,6 +52,8 @@ class Engine:
         if compiled:
             check_compiler(loaded.spec.device)
             compile_layers(self._body)
+        elif self._entrance.type == "cpu" and not self._is_spread:
+            slice_tokens(self._body, self._model.get_input_embeddings().weight.shape[1])
         self._head = Head(self._model, self._body, sweep=compiled_sweep() if compiled else sweep_tile)
         self._check_head(stock)
         self.why_padded = self._packing_fails()
@@ -88,13 +91,18 @@ class Engine:
         if self._entrance.type != "cpu":
             # What a batch needs beyond its statistics is free when it is launched: the next one takes the same memory, in turn.
             return Pace(ahead=1)
-        if len(set(getattr(self._model, "hf_device_map", {}).values())) > 1:
+        if self._is_spread:
             return Pace()
         return Pace(min(torch.get_num_threads(), max(1, ACTIVATIONS // (batch_tokens * self._bytes_per_token))))
 
+    @property
+    def _is_spread(self) -> bool:
+        """Whether the model lies on several devices."""
+        return len(set(getattr(self._model, "hf_device_map", {}).values())) > 1
+
     @functools.cached_property
     def _bytes_per_token(self) -> int:
-        """What a layer holds of a token, about: some states of the model's width, and three of its widest product's."""
+        """What a layer needs of a token where nothing is sliced, about: some states, and three of its widest product's."""
         embedding = self._model.get_input_embeddings().weight
         shapes = [weight.shape for weight in self._body.parameters() if weight.ndim == 2 and weight is not embedding]
         return 4 * (6 * int(embedding.shape[1]) + 3 * max((max(shape) for shape in shapes), default=0))
