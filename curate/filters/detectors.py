@@ -8,7 +8,8 @@ from pydantic import Field
 
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Scores, Unscored, register
-from curate.filters.likelihood import Likelihood, ModelSettings, mean_of
+from curate.filters.likelihood import Likelihood, mean_of
+from curate.filters.model_settings import ModelSettings
 from curate.filters.normalisation import in_order, normalised
 
 

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from curate.examples import Example
 from curate.filters.base import Filter, OutputType, Score, Scores, Unscored, register
-from curate.filters.likelihood import NO_UNCONDITIONAL, Likelihood, ModelSettings, finite_exp, mean_of
+from curate.filters.likelihood import NO_UNCONDITIONAL, Likelihood, finite_exp, mean_of
+from curate.filters.model_settings import ModelSettings
 
 
 @register("perplexity")

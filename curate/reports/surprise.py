@@ -9,7 +9,8 @@ import numpy as np
 from curate.annotations import AnnotationStore
 from curate.errors import CurateError, UsageError
 from curate.filters import TokenNll
-from curate.filters.likelihood import Likelihood, ModelSettings
+from curate.filters.likelihood import Likelihood
+from curate.filters.model_settings import ModelSettings
 from curate.likelihood import Rendered, model_identity
 from curate.reports.figures import FAMILIARITY
 from curate.reports.run_data import RunData, model_facts

@@ -35,6 +35,7 @@ from curate.filters import (
 )
 from curate.filters import likelihood as passes
 from curate.filters.base import BackOff
+from curate.filters.model_settings import ModelSettings
 from curate.likelihood import OutOfMemory, Rendered, TokenScores, load_engine
 from curate.recipes import load_recipe
 from curate.selection.frame import Frame
@@ -76,7 +77,7 @@ def reference(filter_: Filter, example: Example, folder: Path) -> list[list[floa
     import torch
     from transformers import AutoModelForCausalLM
 
-    assert isinstance(filter_, passes.ModelSettings)
+    assert isinstance(filter_, ModelSettings)
     (row,) = filter_.rendered([example], filter_.renderer())
     assert isinstance(row, Rendered)
     model = AutoModelForCausalLM.from_pretrained(folder).double().eval()

@@ -17,7 +17,7 @@ from workshop import curate, some_rows, write_rows
 
 from curate.errors import ModelError, UsageError
 from curate.examples import Example
-from curate.filters import Likelihood
+from curate.filters import Likelihood, model_settings
 from curate.filters import likelihood as module
 from curate.likelihood import (
     Engine,
@@ -117,7 +117,7 @@ def test_the_device_map_is_told_in_words() -> None:
 
 
 def test_auto_without_a_gpu_is_the_cpu(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "default_device", lambda: "cpu")
+    monkeypatch.setattr(model_settings, "default_device", lambda: "cpu")
     told: list[str] = []
     monkeypatch.setattr(module, "_tell_once", told.append)
     one = Likelihood(model=str(tiny_model_dir), device="auto")
@@ -131,7 +131,7 @@ def test_auto_without_a_gpu_is_the_cpu(tiny_model_dir: Path, monkeypatch: pytest
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs, as far as planning goes; what is loaded lands on the CPU."""
-    monkeypatch.setattr(module, "default_device", lambda: "cuda")
+    monkeypatch.setattr(model_settings, "default_device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
@@ -154,8 +154,9 @@ def test_gpus_are_named_and_counted() -> None:
 
 
 def test_a_plan_over_all_gpus_says_what_lies_where(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "default_device", lambda: "cuda")
-    monkeypatch.setattr(module, "check_device", lambda device: None)
+    monkeypatch.setattr(model_settings, "default_device", lambda: "cuda")
+    for one in (module, model_settings):
+        monkeypatch.setattr(one, "check_device", lambda device: None)
     monkeypatch.setattr(module, "device_name", lambda device: f"all of {device}")
     one = Likelihood(model=str(tiny_model_dir), device="auto", dtype="float32")
     plan = one.freeze()

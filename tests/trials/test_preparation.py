@@ -540,10 +540,11 @@ def test_an_order_is_credited_apart_and_told(out: Path) -> None:
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of four GPUs, as far as plans go."""
-    from curate.filters import likelihood
+    from curate.filters import likelihood, model_settings
 
     monkeypatch.setattr("curate.trials.devices._count", lambda: 4)
-    monkeypatch.setattr(likelihood, "check_device", lambda device: None)
+    for module in (likelihood, model_settings):
+        monkeypatch.setattr(module, "check_device", lambda device: None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
