@@ -7,7 +7,7 @@ size of a pack exists.
 import contextlib
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.likelihood import varlen
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "curate_segments"
-BLOCK = 256
-"""Queries that are multiplied at once: bounds the scores held, and spares half of a long segment's future."""
+BLOCK = 128
+"""Queries that are multiplied at once, about: bounds the scores held, and spares half of a long segment's future."""
 
-# T tokens of a pack, H heads, K key heads, G = H / K, D head size, R tokens of a segment, C of it and its context
+# T tokens of a pack, H heads, K key heads, G = H / K, D head size, R queries of a block, C tokens that they see
 
 
 class _Layout:
-    """The pack that a model runs on, and the masks of its segments' shapes."""
+    """The pack that a model runs on, and the masks of its segments."""
 
     def __init__(self, pack: Pack, *, narrow: bool) -> None:
         self.pack = pack
         self.narrow = narrow
         self._parts: dict[torch.device, list[varlen.Part]] = {}
-        self._masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
 
     def parts(self, device: "torch.device") -> list[varlen.Part]:
         """The segments as one kernel reads them; made once, for all layers on a device."""
@@ -38,18 +38,18 @@ class _Layout:
             self._parts[device] = varlen.parts_of(self.pack, device)
         return self._parts[device]
 
-    def mask(self, seen: int, own: int, window: int | None, groups: int, like: "torch.Tensor") -> "torch.Tensor":
-        """What is added to a segment's scores: (1, G R, C), 0 or -inf."""
+    def mask(self, first: int, queries: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
+        """What is added to the scores of queries from place `first` over all keys up to the last: (R, C), 0 or -inf."""
         import torch
 
-        key = (seen, own, window, groups, like.device)
+        key = (first, queries, window, like.device)
         if key not in self._masks:
-            distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
+            places = torch.arange(first + queries, device=like.device)
+            distance = places[first:, None] - places
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            mask = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
-            self._masks[key] = mask.repeat(groups, 1)[None]
+            self._masks[key] = torch.zeros(distance.shape, device=like.device).masked_fill_(hidden, -math.inf)
         return self._masks[key]
 
 
@@ -67,11 +67,13 @@ _BEFORE: dict[int, tuple[int, str | None]] = {}
 
 
 @contextlib.contextmanager
-def laid_out(model: Any, pack: Pack, *, name: str = NAME, narrow: bool = False) -> Iterator[None]:
+def laid_out(
+    model: Any, pack: Pack, *, name: str = NAME, narrow: bool = False, tell: Callable[[Pack], None] | None = None
+) -> Iterator[None]:
     """Within it the model reads this pack. Models make no mask for an attention that they do not know; it has its own.
 
-    `name` is that of a registered function that looks at the pack; `narrow` lets attention be computed in bfloat16, where the
-    device has a kernel for whole packs.
+    `name` is that of a registered function that looks at the pack, of which `tell` tells code outside of Python; `narrow` lets
+    attention be computed in bfloat16, where the device has a kernel for whole packs.
     """
     from transformers import AttentionInterface
 
@@ -82,10 +84,14 @@ def laid_out(model: Any, pack: Pack, *, name: str = NAME, narrow: bool = False) 
         _BEFORE[id(config)] = count + 1, before
         config._attn_implementation = name  # read by every layer in every pass
     _ACTIVE.layouts.append(_Layout(pack, narrow=narrow))
+    if tell is not None:
+        tell(pack)
     try:
         yield
     finally:
         _ACTIVE.layouts.pop()
+        if tell is not None and _ACTIVE.layouts:
+            tell(_ACTIVE.layouts[-1].pack)
         with _LOCK:
             count, before = _BEFORE.pop(id(config))
             if count > 1:
@@ -126,13 +132,19 @@ def segment_attention(
             one[:, segment.start : segment.stop] if len(places) == 1 else torch.cat([one[:, a:b] for a, b in places], dim=1)
             for one in (keys, values)
         )  # (K, C, D)
-        for first in range(0, own, BLOCK):
-            last = min(own, first + BLOCK)
+        step = -(-own // max(1, round(own / BLOCK)))
+        for first in range(0, own, step):
+            last = min(own, first + step)
             # Keys that no query of this block sees are left out: those behind it, and those before the first one's window.
             low, high = 0 if sliding_window is None else max(0, seen + first - sliding_window + 1), seen + last
-            asked = split[:, :, segment.start + first : segment.start + last].reshape(key.shape[1], -1, size)  # (K, G R, D)
-            mask = layout.mask(seen + first - low, last - first, sliding_window, groups, query)
-            found = _attend(asked, near_keys[:, low:high], near_values[:, low:high], mask, scale, softcap)
+            asked = split[:, :, segment.start + first : segment.start + last] * scale  # (K, G, R, D)
+            scores = _scores(asked, near_keys[:, low:high], softcap)  # (K, G, R, C)
+            if sliding_window is not None and high > sliding_window:
+                scores += layout.mask(seen + first - low, last - first, sliding_window, query)
+            else:  # all see all that stands before the block
+                scores[..., seen + first - low :] += layout.mask(0, last - first, None, query)
+            weights = scores.softmax(dim=-1).to(values.dtype).flatten(1, 2)  # (K, G R, C)
+            found = torch.bmm(weights, near_values[:, low:high])  # (K, G R, D)
             output[0, segment.start + first : segment.start + last] = found.view(heads, last - first, -1).transpose(0, 1)
     return output, None
 
@@ -144,22 +156,11 @@ def refuse_unknown(attention_mask: "torch.Tensor | None", others: Mapping[str, A
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
 
 
-def _attend(
-    asked: "torch.Tensor",
-    keys: "torch.Tensor",
-    values: "torch.Tensor",
-    mask: "torch.Tensor",
-    scale: float,
-    softcap: float | None,
-) -> "torch.Tensor":
-    """(K, G R, D), (K, C, D) twice, (1, G R, C) -> (K, G R, D); scores are float32 whatever the model computes in."""
+def _scores(asked: "torch.Tensor", keys: "torch.Tensor", softcap: float | None) -> "torch.Tensor":
+    """(K, G, R, D) and (K, C, D) -> (K, G, R, C), float32 whatever the model computes in."""
     import torch
 
-    if softcap is None and asked.dtype == torch.float32:
-        scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scale)  # (K, G R, C)
-    else:
-        scores = torch.bmm(asked, keys.transpose(1, 2)).float() * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        scores += mask
-    return torch.bmm(scores.softmax(dim=-1).to(values.dtype), values)
+    scores = torch.bmm(asked.flatten(1, 2), keys.transpose(1, 2)).float()
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.view(*asked.shape[:3], -1)

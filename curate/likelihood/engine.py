@@ -51,10 +51,10 @@ class Engine:
             matrices_only(loaded.model)
         if compiled:
             check_compiler(loaded.spec.device)
-            compile_layers(self._body)
+            compile_layers(self._body, self._entrance.type)
         elif self._entrance.type == "cpu" and not self._is_spread:
             slice_tokens(self._body, self._model.get_input_embeddings().weight.shape[1])
-        self._head = Head(self._model, self._body, sweep=compiled_sweep() if compiled else sweep_tile)
+        self._head = Head(self._model, self._body, sweep=compiled_sweep(self._entrance.type) if compiled else sweep_tile)
         self._check_head(stock)
         self.why_padded = self._packing_fails()
         """None where rows are packed; else why they are not."""
@@ -151,8 +151,9 @@ class Engine:
 
         packed = pack(rows, range(len(rows)))
         ids, positions = (_sent([values], self._entrance) for values in (packed.ids, packed.positions))  # (1, T)
-        name = compiling.NAME if self.compiled else attention.NAME
-        with attention.laid_out(self._model, packed, name=name, narrow=self.loaded.spec.dtype == "bfloat16"):
+        narrow = self.loaded.spec.dtype == "bfloat16"
+        own: dict[str, Any] = {"name": compiling.NAME, "tell": compiling.lay_out} if self.compiled else {}
+        with attention.laid_out(self._model, packed, narrow=narrow, **own):
             hidden = self._body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0]  # (T, H)
         predictors, targets = (_sent(values, hidden.device) for values in (packed.predictors, packed.targets))
         return hidden[predictors], targets, packed.rows

@@ -1,8 +1,10 @@
 """Batches of rows through a model: several at once on a CPU, one ahead on a GPU, one result per row."""
 
 import collections
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -112,13 +114,26 @@ def _at_once(
 
     threads = torch.get_num_threads()
     workers = min(workers, len(batches)) or 1
-    torch.set_num_threads(max(1, threads // workers))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="scoring")
+    own = max(1, threads // workers)
+    torch.set_num_threads(own)  # what a new thread begins with
+    launched = collections.deque(_pool(os.getpid(), workers, own).submit(_fitting, rows, statistics) for rows in batches)
     try:
-        yield from pool.map(lambda rows: _fitting(rows, statistics), batches)
+        while launched:
+            yield launched.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in launched:
+            future.cancel()
+        wait(launched)
         torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, workers: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones would take over other parts of the C library's memory each time, and leave them filled.
+
+    By process, because a fork's child has no threads but its own.
+    """
+    return ThreadPoolExecutor(workers, thread_name_prefix="scoring")
 
 
 def _fitting(rows: Sequence[Rendered], statistics: Callable[[Sequence[Rendered]], Statistics]) -> Statistics | None:

@@ -132,6 +132,22 @@ def test_the_same_tokens_are_scored_as_without(request: pytest.FixtureRequest, s
         assert (other.truncated, other.border_merged) == (one.truncated, one.border_merged)
 
 
+@pytest.mark.parametrize("most", [24, 40, 200])
+def test_every_turn_is_scored_behind_the_shots_and_none_of_theirs(tiny_model_dir: Path, shots: Path, most: int) -> None:
+    talk = Example([*ROW.messages, message("user", "And is it one?"), message("assistant", "No, it is not one.")])
+    (alone,) = rows_of(likelihood(tiny_model_dir, None, turns="all", max_length=most), [talk])
+    (behind,) = rows_of(likelihood(tiny_model_dir, shots, turns="all", max_length=most), [talk])
+    by = len(behind.input_ids) - len(alone.input_ids)
+    assert by > 20
+    assert behind.input_ids[alone.start + by :] == alone.input_ids[alone.start :]
+    assert [(turn.start - by, turn.stop - by) for turn in behind.turns] == [(turn.start, turn.stop) for turn in alone.turns]
+    assert len(alone.turns) == (2 if most == 200 else len(alone.turns))
+    (found,) = likelihood(tiny_model_dir, shots, turns="all", max_length=most).score_batch([talk])
+    assert not isinstance(found, Unscored)
+    expected = sum(nll_of(tiny_model_dir, list(behind.input_ids), turn.start, turn.stop) for turn in behind.turns)
+    assert found["nll"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_border_that_merges_otherwise_is_scored_as_the_same_text() -> None:
     alone, whole = Rendered.whole([1, 2, 3, 4, 5], 2, truncated=True), Rendered.whole([1, 2, 3, 4, 5, 6, 7], 2)
     behind = Rendered.whole([9, 9, 9, 1, 2, 30, 4, 5, 6, 7], 5)

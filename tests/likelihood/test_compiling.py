@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from curate.errors import UsageError
 from curate.filters.likelihood import Likelihood
-from curate.likelihood import Engine, LanguageModel, ModelSpec, Rendered, TokenSums
+from curate.likelihood import Engine, LanguageModel, ModelSpec, Rendered, TokenSums, attention, compiling
+from curate.likelihood.packing import pack
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -46,6 +47,25 @@ def test_compiled_layers_agree_with_the_others(kind: str, dtype: str) -> None:
         tolerance = 1e-5 if dtype == "float32" else 3e-2
         assert other.nll / other.tokens == pytest.approx(one.nll / one.tokens, abs=tolerance)
     assert compiled_engine.score(rows(), batch_tokens=80) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 5, 150])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_attention_in_cpp_is_that_of_python(window: int | None, softcap: float | None) -> None:
+    compiling._define_native()
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(1, 300, (length,), generator=generator).tolist() for length in (3, 180)]
+    rows = [Rendered.whole([7] * 20 + prompt + [9] * own, 20 + len(prompt)) for prompt in prompts for own in (2, 40, 333)]
+    packed = pack(rows, range(len(rows)))
+    assert {len(segment.context) for segment in packed.segments} == {0, 1, 2}
+    query, key, value = (torch.randn(1, heads, len(packed.ids), 16, generator=generator) for heads in (6, 2, 2))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
+    with torch.inference_mode(), attention.laid_out(model, packed, tell=compiling.lay_out):
+        options: dict[str, Any] = {"sliding_window": window, "softcap": softcap, "scaling": 0.3}
+        expected, _ = attention.segment_attention(None, query, key, value, None, **options)
+        found, _ = compiling._opaque_attention(None, query, key, value, None, **options)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_no_compiler_is_told_before_anything_is_planned(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,8 +155,8 @@ def test_gpus_are_named_and_counted() -> None:
 
 def test_a_plan_over_all_gpus_says_what_lies_where(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_settings, "default_device", lambda: "cuda")
-    for one in (module, model_settings):
-        monkeypatch.setattr(one, "check_device", lambda device: None)
+    for part in (module, model_settings):
+        monkeypatch.setattr(part, "check_device", lambda device: None)
     monkeypatch.setattr(module, "device_name", lambda device: f"all of {device}")
     one = Likelihood(model=str(tiny_model_dir), device="auto", dtype="float32")
     plan = one.freeze()
