@@ -9,7 +9,7 @@ from curate import progress
 from curate.errors import ModelError
 from curate.likelihood import attention, compiling
 from curate.likelihood.compiling import check_compiler, compile_layers, compiled_sweep
-from curate.likelihood.head import Head
+from curate.likelihood.head import ON_CPU_AT_ONCE, Head
 from curate.likelihood.layers import slice_tokens
 from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
@@ -17,7 +17,7 @@ from curate.likelihood.packing import pack
 from curate.likelihood.precision import matrices_only
 from curate.likelihood.rendering import Rendered, Turn, Unrenderable
 from curate.likelihood.running import Pace, Statistics, in_batches
-from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums, sweep_tile
+from curate.likelihood.statistics import LARGEST_HALF, TokenScores, TokenSums, TurnSums
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,8 @@ class Engine:
             compile_layers(self._body, self._entrance.type)
         elif self._entrance.type == "cpu" and not self._is_spread:
             slice_tokens(self._body, self._model.get_input_embeddings().weight.shape[1])
-        self._head = Head(self._model, self._body, sweep=compiled_sweep(self._entrance.type) if compiled else sweep_tile)
+        at_once: dict[str, Any] = {"sweep": compiled_sweep(self._entrance.type), "on_cpu": ON_CPU_AT_ONCE} if compiled else {}
+        self._head = Head(self._model, self._body, **at_once)
         self._check_head(stock)
         self.why_padded = self._packing_fails()
         """None where rows are packed; else why they are not."""

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 # N scored tokens, V vocabulary, H hidden size, W width of a tile
 
-ON_CPU, ON_GPU = (256, 1 << 20), (8192, 1 << 28)
+ON_CPU, ON_CPU_AT_ONCE, ON_GPU = (512, 1 << 21), (1024, 1 << 22), (8192, 1 << 28)
 """Hidden states that go through the head together, and the bytes of their float32 logits in one tile: what a core's cache holds;
-what keeps a GPU busy for longer than its next call takes to arrive."""
+more where it is read but once, since every tile costs some calls; what keeps a GPU busy until its next call arrives."""
 
 
 class Head:
@@ -25,8 +25,8 @@ class Head:
     it is not run.
     """
 
-    def __init__(self, model: Any, body: Any, *, sweep: Sweep = sweep_tile) -> None:
-        self._model, self._body, self._sweep_tile = model, body, sweep
+    def __init__(self, model: Any, body: Any, *, sweep: Sweep = sweep_tile, on_cpu: tuple[int, int] = ON_CPU) -> None:
+        self._model, self._body, self._sweep_tile, self._on_cpu = model, body, sweep, on_cpu
         self._layer = model.get_output_embeddings()
         if self._layer is None or not hasattr(self._layer, "weight") or body is model:
             raise ModelError(f"{type(model).__name__}: has no output layer that could be read in parts")
@@ -72,7 +72,7 @@ class Head:
 
     @property
     def _portion(self) -> tuple[int, int]:
-        return ON_CPU if self._layer.weight.device.type == "cpu" else ON_GPU
+        return self._on_cpu if self._layer.weight.device.type == "cpu" else ON_GPU
 
     def _sweep(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         hidden = hidden.to(self._layer.weight.dtype)

@@ -179,8 +179,8 @@ def test_logits_of_all_tokens_and_all_ids_never_exist(monkeypatch: pytest.Monkey
         monkeypatch.setattr(one, "_tile", functools.partial(watched, one._tile))
     rows = [Rendered.whole([1 + (place * 7 + number) % 2999 for place in range(60)], 4) for number in range(20)]
     assert len(pair.score(rows, batch_tokens=4096)) == 20
-    assert max(tokens for tokens, _ in shapes) == 256
-    assert max(tokens * width for tokens, width in shapes) <= 256 * 1024
+    assert max(tokens for tokens, _ in shapes) == 512
+    assert max(tokens * width for tokens, width in shapes) <= 512 * 1024
 
 
 def test_what_does_not_fit_is_told_as_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
