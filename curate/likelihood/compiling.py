@@ -68,7 +68,15 @@ def _define_native() -> None:
 
     if "native" in _OPERATORS:
         return
-    CppCodeCache.load(SOURCE.read_text(encoding="utf-8"))
+    try:
+        CppCodeCache.load(SOURCE.read_text(encoding="utf-8"))
+    except (
+        Exception
+    ) as error:  # of the compiler, of the folder that it writes to, of the system's loader: torch names each otherwise
+        raise UsageError(
+            f"--compile: attention could not be compiled or loaded ({one_line(error)[:300]}); mend the C++ compiler, set "
+            "TORCHINDUCTOR_CACHE_DIR to a folder that programs may run from, or leave the option out"
+        ) from error
     _OPERATORS["native"] = torch.ops.curate_segments.attend.default
     torch.library.register_fake(_OPERATORS["native"], _shape)
 

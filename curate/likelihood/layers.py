@@ -44,8 +44,10 @@ def slice_tokens(body: Any, hidden_size: int) -> int:
 
 
 def _widens(part: Any, hidden_size: int) -> bool:
+    import torch
+
     shapes = [tuple(parameter.shape) for parameter in part.parameters()]
-    experts = any(len(shape) > 2 for shape in shapes) or any(type(one).__name__ == "ModuleList" for one in part.modules())
+    experts = any(len(shape) > 2 for shape in shapes) or any(isinstance(one, torch.nn.ModuleList) for one in part.modules())
     return not experts and any(len(shape) == 2 and max(shape) > hidden_size for shape in shapes)
 
 

@@ -79,6 +79,15 @@ def test_no_compiler_is_told_before_anything_is_planned(tiny_model_dir: Path, mo
         Likelihood(model=str(tiny_model_dir), compile=True).freeze()
 
 
+def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "segments.cpp"
+    source.write_text("#error this compiler is broken\n")
+    monkeypatch.setattr(compiling, "SOURCE", source)
+    monkeypatch.setattr(compiling, "_OPERATORS", {})
+    with pytest.raises(UsageError, match=r"(?s)--compile: attention could not be compiled.*leave the option out"):
+        compiling.compile_layers(torch.nn.Module(), "cpu")
+
+
 def test_a_plan_says_whether_layers_are_compiled_and_a_resumed_run_keeps_to_it(tiny_model_dir: Path) -> None:
     likelihood = Likelihood(model=str(tiny_model_dir))
     settings = likelihood.freeze()
