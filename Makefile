@@ -41,6 +41,7 @@ check: $(READY)  ## style and types
 bench: $(READY)  ## measurements behind the figures in docs/
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/scoring.py --data ../shared/data/familiarity
+	$(BIN)/python benchmarks/scoring_profile.py --data ../shared/data/familiarity
 	$(BIN)/python benchmarks/measure_filters.py --data ../shared/data/familiarity
 	$(BIN)/python benchmarks/recipes.py --data ../shared/data/familiarity
 	$(BIN)/python benchmarks/advise.py --data ../shared/data/familiarity
