@@ -20,17 +20,17 @@ NAME = "curate_segments"
 BLOCK = 128
 """Queries that are multiplied at once, about: bounds the scores held, and spares half of a long segment's future."""
 
-# T tokens of a pack, H heads, K key heads, G = H / K, D head size, R queries of a block, C tokens that they see
+# T tokens of a pack, H heads, K key heads, G = H / K, D head size, R tokens of a segment, C of it and its context
 
 
 class _Layout:
-    """The pack that a model runs on, and the masks of its segments."""
+    """The pack that a model runs on, and the masks of its segments' shapes."""
 
     def __init__(self, pack: Pack, *, narrow: bool) -> None:
         self.pack = pack
         self.narrow = narrow
         self._parts: dict[torch.device, list[varlen.Part]] = {}
-        self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = {}
 
     def parts(self, device: "torch.device") -> list[varlen.Part]:
         """The segments as one kernel reads them; made once, for all layers on a device."""
@@ -38,18 +38,18 @@ class _Layout:
             self._parts[device] = varlen.parts_of(self.pack, device)
         return self._parts[device]
 
-    def mask(self, first: int, queries: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
-        """What is added to the scores of queries from place `first` over all keys up to the last: (R, C), 0 or -inf."""
+    def mask(self, seen: int, own: int, window: int | None, groups: int, like: "torch.Tensor") -> "torch.Tensor":
+        """What is added to a segment's scores: (1, G R, C), 0 or -inf."""
         import torch
 
-        key = (first, queries, window, like.device)
+        key = (seen, own, window, groups, like.device)
         if key not in self._masks:
-            places = torch.arange(first + queries, device=like.device)
-            distance = places[first:, None] - places
+            distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            self._masks[key] = torch.zeros(distance.shape, device=like.device).masked_fill_(hidden, -math.inf)
+            mask = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
+            self._masks[key] = mask.repeat(groups, 1)[None]
         return self._masks[key]
 
 
@@ -137,14 +137,9 @@ def segment_attention(
             last = min(own, first + step)
             # Keys that no query of this block sees are left out: those behind it, and those before the first one's window.
             low, high = 0 if sliding_window is None else max(0, seen + first - sliding_window + 1), seen + last
-            asked = split[:, :, segment.start + first : segment.start + last] * scale  # (K, G, R, D)
-            scores = _scores(asked, near_keys[:, low:high], softcap)  # (K, G, R, C)
-            if sliding_window is not None and high > sliding_window:
-                scores += layout.mask(seen + first - low, last - first, sliding_window, query)
-            else:  # all see all that stands before the block
-                scores[..., seen + first - low :] += layout.mask(0, last - first, None, query)
-            weights = scores.softmax(dim=-1).to(values.dtype).flatten(1, 2)  # (K, G R, C)
-            found = torch.bmm(weights, near_values[:, low:high])  # (K, G R, D)
+            asked = split[:, :, segment.start + first : segment.start + last].reshape(key.shape[1], -1, size)  # (K, G R, D)
+            mask = layout.mask(seen + first - low, last - first, sliding_window, groups, query)
+            found = _attend(asked, near_keys[:, low:high], near_values[:, low:high], mask, scale, softcap)
             output[0, segment.start + first : segment.start + last] = found.view(heads, last - first, -1).transpose(0, 1)
     return output, None
 
@@ -156,11 +151,22 @@ def refuse_unknown(attention_mask: "torch.Tensor | None", others: Mapping[str, A
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
 
 
-def _scores(asked: "torch.Tensor", keys: "torch.Tensor", softcap: float | None) -> "torch.Tensor":
-    """(K, G, R, D) and (K, C, D) -> (K, G, R, C), float32 whatever the model computes in."""
+def _attend(
+    asked: "torch.Tensor",
+    keys: "torch.Tensor",
+    values: "torch.Tensor",
+    mask: "torch.Tensor",
+    scale: float,
+    softcap: float | None,
+) -> "torch.Tensor":
+    """(K, G R, D), (K, C, D) twice, (1, G R, C) -> (K, G R, D); scores are float32 whatever the model computes in."""
     import torch
 
-    scores = torch.bmm(asked.flatten(1, 2), keys.transpose(1, 2)).float()
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.view(*asked.shape[:3], -1)
+    if softcap is None and asked.dtype == torch.float32:
+        scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scale)  # (K, G R, C)
+    else:
+        scores = torch.bmm(asked, keys.transpose(1, 2)).float() * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores += mask
+    return torch.bmm(scores.softmax(dim=-1).to(values.dtype), values)
