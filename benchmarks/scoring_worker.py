@@ -86,7 +86,7 @@ class Curate:
         self.engine = Engine(loaded, **options)
         self.budget = self.engine.budget()
         if self.order.nll_alone:
-            self.engine.head._sweep_tile = _nll_sweep(compiled=self.order.compiled)
+            self.engine.head._sweep_tile = _nll_sweep(self.order.device if self.order.compiled else None)
         return loaded.model
 
     def score(self, batch: int) -> dict[str, Any]:
@@ -103,9 +103,14 @@ class Curate:
         return {"nll": [sums.nll for sums in found]}
 
 
-def _nll_sweep(*, compiled: bool) -> Any:
-    """In the place of the engine's sweep over a tile (N, W): the least that a head can do, on the same way through it."""
+def _nll_sweep(compiled_for: str | None) -> Any:
+    """In the place of the engine's sweep over a tile (N, W): the least that a head can do, on the same way through it.
+
+    Compiled, where it is, as the engine compiles its own for that device.
+    """
     import torch
+
+    from curate.likelihood.compiling import inductor_options
 
     def at_once(logits: Any, at_target: Any, top: Any) -> Any:
         highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
@@ -115,7 +120,7 @@ def _nll_sweep(*, compiled: bool) -> Any:
         highest = torch.maximum(top, logits.amax(dim=1, keepdim=True))
         return highest, logits.sub_(highest).exp_().sum(dim=1)
 
-    run = torch.compile(at_once, dynamic=True) if compiled else in_place
+    run = in_place if compiled_for is None else torch.compile(at_once, dynamic=True, options=inductor_options(compiled_for))
 
     def sweep(logits: Any, at_target: Any, top: Any) -> Any:
         highest, weight = run(logits, at_target, top)

@@ -30,17 +30,17 @@ def compile_layers(body: Any, device: str) -> None:
     _define_python()
     AttentionInterface.register(NAME, _opaque_attention)
     for layer in decoder_layers(body):
-        layer.compile(dynamic=True, options=_options(device))
+        layer.compile(dynamic=True, options=inductor_options(device))
 
 
 def compiled_sweep(device: str) -> Sweep:
     """The head's sweep over a tile, as one loop."""
     import torch
 
-    return torch.compile(sweep_tile_at_once, dynamic=True, options=_options(device))
+    return torch.compile(sweep_tile_at_once, dynamic=True, options=inductor_options(device))
 
 
-def _options(device: str) -> dict[str, Any]:
+def inductor_options(device: str) -> dict[str, Any]:
     """On a CPU all in C++: what is called from Python holds its lock, and packs on several threads wait for each other."""
     return {"cpp_wrapper": True} if device == "cpu" else {}
 
