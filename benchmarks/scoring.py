@@ -163,11 +163,11 @@ def ways_on_cpu(fastest: str, harness: str | None, *, quick: bool) -> list[Way]:
         Way("padded batches of 8", {"method": "loop", "batch": 8}),
         Way("curate, NLL alone", {"method": "curate", "nll_alone": True}),
         Way("long prompts: curate", {"method": "curate"}, rows="long"),
-        Way("long prompts: curate, not shared", {"method": "curate", "shared": False}, rows="long"),
+        Way("long prompts: curate, nothing shared", {"method": "curate", "shared": False}, rows="long"),
     ]
     if not quick:
         found.insert(2, Way("one at a time", {"method": "loop", "batch": 1}))
-        found.insert(4, Way("curate, prompts not shared", {"method": "curate", "shared": False}))
+        found.insert(4, Way("curate, nothing shared", {"method": "curate", "shared": False}))
     can_compile = "compiled" in inspect.signature(Engine).parameters and not quick
     if can_compile:
         found += [
@@ -195,9 +195,9 @@ def ways_on_gpu(device: str) -> list[Way]:
         Way("curate", {"method": "curate", **common}),
         Way("padded batches of 16", {"method": "loop", "batch": 16, **common}),
         Way("curate, NLL alone", {"method": "curate", "nll_alone": True, **common}),
-        Way("curate, prompts not shared", {"method": "curate", "shared": False, **common}),
+        Way("curate, nothing shared", {"method": "curate", "shared": False, **common}),
         Way("long prompts: curate", {"method": "curate", **common}, rows="long"),
-        Way("long prompts: curate, not shared", {"method": "curate", "shared": False, **common}, rows="long"),
+        Way("long prompts: curate, nothing shared", {"method": "curate", "shared": False, **common}, rows="long"),
     ]
 
 
@@ -312,7 +312,7 @@ class Bench:
             worker.runs.append(found)
 
     def _limits(self, products: dict[str, Any] | None) -> dict[str, float]:
-        """Response tokens per second at which the matrix products alone would run, prompts shared, by number path."""
+        """Response tokens per second at which the matrix products alone would run, by number path."""
         counts = self.counts["real"]
         if products is None:
             return {"bfloat16": counts.scored * H100_FLOPS / counts.flops(self.shape)}
@@ -413,8 +413,8 @@ PAIRS = (
     ("curate, compiled, bfloat16", "lm-evaluation-harness, dtype and GEMM switch set"),
     ("curate, NLL alone", "curate"),
     ("curate, compiled, NLL alone", "curate, compiled"),
-    ("curate", "curate, prompts not shared"),
-    ("long prompts: curate", "long prompts: curate, not shared"),
+    ("curate", "curate, nothing shared"),
+    ("long prompts: curate", "long prompts: curate, nothing shared"),
 )
 
 
@@ -435,6 +435,7 @@ def _described(counts: Counts) -> dict[str, float]:
         "prompt_tokens": counts.prompt_tokens,
         "prompt_tokens_of_rows": counts.prompt_tokens_of_rows,
         "response_tokens": counts.scored,
+        "read_tokens": counts.read,
         "mean_response_tokens": counts.scored / counts.rows,
     }
 

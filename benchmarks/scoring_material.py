@@ -1,6 +1,7 @@
 """What the scoring benchmark scores: shapes with random weights, tokenizers of their size, rows, and what these must cost."""
 
 import gzip
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,16 +73,13 @@ class Counts:
     """Every prompt as often as it has responses."""
     response_tokens: Sequence[int]
     """Row by row."""
+    read: int
+    """Tokens that have to go through the body: what rows begin with alike once, and the last of a row never."""
 
     @property
     def scored(self) -> int:
         """Tokens that have a likelihood."""
         return sum(self.response_tokens)
-
-    @property
-    def read(self) -> int:
-        """Tokens that have to go through the body, prompts shared; the last of a row predicts nothing."""
-        return self.prompt_tokens + self.scored - self.rows
 
     def flops(self, shape: Shape) -> int:
         """Operations of the matrix products that these rows need."""
@@ -146,6 +144,7 @@ def count(tokenizer: Any, pairs: Pairs) -> Counts:
     """Tokens of all rows, responses closed with EOS. Asserts that no token spans the border of prompt and response."""
     once, of_rows = 0, 0
     scored: list[int] = []
+    rows: list[list[int]] = []
     for prompt, responses in pairs.items():
         own = tokenizer(prompt)["input_ids"]
         once += len(own)
@@ -153,7 +152,16 @@ def count(tokenizer: Any, pairs: Pairs) -> Counts:
         for ids in tokenizer([prompt + response + EOS for response in responses])["input_ids"]:
             assert ids[: len(own)] == own
             scored.append(len(ids) - len(own))
-    return Counts(len(pairs), len(scored), once, of_rows, scored)
+            rows.append(ids[:-1])
+    rows.sort()  # every row behind the one that it shares most with
+    shared = sum(_alike(*two) for two in itertools.pairwise(rows))
+    return Counts(len(pairs), len(scored), once, of_rows, scored, sum(map(len, rows)) - shared)
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    shorter = min(len(one), len(other))
+    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
 
 
 def with_long_prompts(tokenizer: Any, pairs: Pairs) -> dict[str, list[str]]:

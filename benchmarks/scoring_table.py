@@ -57,8 +57,8 @@ def _limit(shape: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Matrix products alone, GFLOP/s: float32 {rates['float32']:,.0f}, float32 with the GEMM switch {rates['switch']:,.0f} "
         f"(relative error {shape['gemm']['switch_error']:.0e}), bfloat16 {rates['bfloat16']:,.0f}: at most "
-        f"{limits['float32']:,.0f} tokens/s in float32, {limits['bfloat16']:,.0f} in bfloat16; prompts shared, "
-        "attention not counted."
+        f"{limits['float32']:,.0f} tokens/s in float32, {limits['bfloat16']:,.0f} in bfloat16; what rows begin with alike "
+        "read once, attention not counted."
     )
     if not shape["gemm"]["quiet"]:
         yield "The machine was not quiet for these: the limit is too low."

@@ -67,7 +67,7 @@ def test_every_way_has_speed_memory_and_a_share_of_the_limit(quick: tuple[dict[s
     assert 0 < shape["ways"]["curate"]["share_of_limit"] < 1
     assert {(one["of"], one["over"]) for one in shape["ratios"]} >= {
         ("curate", "padded batches of 8"),
-        ("long prompts: curate", "long prompts: curate, not shared"),
+        ("long prompts: curate", "long prompts: curate, nothing shared"),
     }
 
 
@@ -101,10 +101,16 @@ def test_operations_are_those_of_the_stock_model(scoring: Any) -> None:
     assert counted == tokens * (shape.body_flops() + shape.head_flops())
 
 
-def test_prompts_are_counted_once_and_last_tokens_are_not_read(scoring: Any) -> None:
-    counts = scoring.Counts(prompts=2, rows=3, prompt_tokens=10, prompt_tokens_of_rows=16, response_tokens=[3, 4, 5])
-    assert counts.scored == 12
-    assert counts.read == 10 + 2 + 3 + 4
+def test_common_beginnings_are_counted_once_and_last_tokens_are_not_read(scoring: Any) -> None:
+    def tokenizer(texts: Any) -> Any:
+        return {"input_ids": [list(text) for text in texts] if isinstance(texts, list) else list(texts)}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys.modules["scoring_material"], "EOS", "$")
+        counts = scoring.count(tokenizer, {"two": [" abc", " abd", " abcd"], "ten": [" x"]})
+    assert counts.response_tokens == [5, 5, 6, 3]
+    assert (counts.prompts, counts.rows, counts.prompt_tokens, counts.prompt_tokens_of_rows) == (2, 4, 6, 12)
+    assert counts.read == len("two abcd") + len("d") + len("en x")
 
 
 def test_ratios_are_taken_round_by_round(scoring: Any) -> None:

@@ -36,7 +36,7 @@ ACTIVATIONS = 1 << 30
 class Engine:
     """Scores rendered rows with one loaded model.
 
-    Rows are packed without padding, responses to one prompt behind one copy of it. A model whose states depend on more than
+    Rows are packed without padding, and what they begin with alike is read once. A model whose states depend on more than
     attention over a row's own tokens (state spaces, biases by distance) is found out by comparison when it is loaded, and runs
     in padded batches. With `compiled` the layers are compiled while it is made, which takes 10 to 70 seconds.
     """

@@ -1,16 +1,19 @@
-"""Rows without padding: segments of tokens in a tree, so that what rows share is computed once.
+"""Rows without padding, and what rows begin with alike only once.
 
-A pack is one long sequence. Its segments are the prefix that all its prompts share (where that pays), the prompts, and the
-responses; each attends to itself and to what stands before it in its own row, and to nothing else.
+A pack is one long sequence. Each of its segments is what a row has of its own, and also sees what stands before that in the row:
+beginnings of other segments. Rows are laid out in the order of their tokens, so that the row before is the one most alike.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.likelihood.rendering import Rendered
 
-LEAST_SHARED = 16
-"""Tokens from which a prefix of all prompts becomes a segment of its own: a segment costs some calls per layer."""
+LEAST_SHARED = 8
+"""Tokens from which a common beginning is read once: the keys behind it are copied together for every row that shares it."""
+
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Segment:
 
     start: int
     stop: int
-    context: tuple[tuple[int, int], ...] = ()
+    context: Spans = ()
 
     @property
     def seen(self) -> int:
@@ -44,79 +47,85 @@ class Pack:
 def plan_packs(rows: Sequence[Rendered], budget: int) -> list[list[int]]:
     """Group rows into packs of at most `budget` tokens, shared ones counted once (a longer row makes a pack alone).
 
-    Rows of one prompt stay together, as far as the budget lets them. A function of rows and budget alone; each index stands in
-    exactly one pack. Largest first: what does not fit fails early.
+    Rows that begin with each other's prompt stay together, as far as the budget lets them. A function of rows and budget alone;
+    each index stands in exactly one pack. Largest first: what does not fit fails early, and threads end together.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(tuple(row.input_ids[: row.start]), []).append(index)
-    parts: list[tuple[int, list[int]]] = []
-    for prompt, members in groups.items():
-        size, part = len(prompt), list[int]()
-        for index in members:
-            own = _own(rows[index])
-            if part and size + own > budget:
-                parts.append((size, part))
-                size, part = len(prompt), []
-            size += own
-            part.append(index)
-        parts.append((size, part))
-    packs: list[list[int]] = []
-    filled = 0
+    read = [_read(row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: (read[index], index))
+    if not order:
+        return []
+    parts = [(len(read[order[0]]), [order[0]])]
+    for before, index in itertools.pairwise(order):
+        shared, (size, members) = _shared(read[before], read[index]), parts[-1]
+        own = len(read[index]) - shared
+        if shared >= min(rows[before].start, rows[index].start) and size + own <= budget:
+            parts[-1] = size + own, members
+            members.append(index)
+        else:
+            parts.append((len(read[index]), [index]))
+    common = _shared(read[order[0]], read[order[-1]])  # what the first and the last share, all in between share
+    packs: list[tuple[int, list[int]]] = []
     for size, part in sorted(parts, key=lambda found: (-found[0], found[1][0])):
-        if not packs or filled + size > budget:
-            packs.append([])
-            filled = 0
-        packs[-1] += part
-        filled += size
-    return packs
-
-
-def _own(row: Rendered) -> int:
-    """Tokens of a response that are read: the last one predicts nothing."""
-    return len(row.input_ids) - row.start - 1
+        if packs and packs[-1][0] + size - common <= budget:
+            packs[-1] = packs[-1][0] + size - common, packs[-1][1] + part
+        else:
+            packs.append((size, part))
+    return [part for _, part in sorted(packs, key=lambda found: -found[0])]
 
 
 def pack(rows: Sequence[Rendered], chosen: Sequence[int]) -> Pack:
-    """Lay the chosen rows out, responses behind their prompts."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index in chosen:
-        groups.setdefault(tuple(rows[index].input_ids[: rows[index].start]), []).append(index)
+    """Lay the chosen rows out, each behind what it shares with the one before."""
+    read = {index: _read(rows[index]) for index in chosen}
+    order = sorted(chosen, key=lambda index: (read[index], index))
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
-
-    def add(tokens: Sequence[int], context: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-        segment = Segment(len(ids), len(ids) + len(tokens), context)
-        ids.extend(tokens)
-        positions.extend(range(segment.seen, segment.seen + len(tokens)))
-        if tokens:
-            segments.append(segment)
-        return segment.start, segment.stop
-
-    shared = _shared_prefix(list(groups))
-    root = (add(next(iter(groups))[:shared], ()),) if shared else ()
-    order: list[int] = []
     predictors: list[int] = []
     targets: list[int] = []
-    for prompt, members in groups.items():
-        place = add(prompt[shared:], root)
-        for index in members:
-            row = rows[index]
-            start, stop = add(row.input_ids[row.start : -1], (*root, place))
-            order.append(index)
-            predicting = [place[1] - 1, *range(start, stop)]
-            for turn in row.turns:
-                predictors += predicting[turn.start - row.start : turn.stop - row.start]
-                targets += row.input_ids[turn.start : turn.stop]
+    before: Sequence[int] = ()
+    spans: Spans = ()  # where the tokens of the row before stand
+    for index in order:
+        row, tokens = rows[index], read[index]
+        shared = _shared(before, tokens)
+        context = _first(spans, shared)
+        start = len(ids)
+        ids += tokens[shared:]
+        positions += range(shared, len(tokens))
+        before, spans = tokens, context
+        if shared < len(tokens):
+            segments.append(Segment(start, len(ids), context))
+            touching = bool(context) and context[-1][1] == start  # then the two are one
+            spans = (*context[:-1], (context[-1][0], len(ids))) if touching else (*context, (start, len(ids)))
+        places = [place for first, last in spans for place in range(first, last)]
+        for turn in row.turns:
+            predictors += places[turn.start - 1 : turn.stop - 1]
+            targets += row.input_ids[turn.start : turn.stop]
     return Pack(order, ids, positions, segments, predictors, targets)
 
 
-def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts begin with, 0 where too few; every prompt keeps one of its own, which predicts its responses."""
-    if len(prompts) < 2:
-        return 0
-    first, last = min(prompts), max(prompts)  # what these two share, all in between share
-    shortest = min(map(len, prompts)) - 1
-    count = next((place for place in range(min(shortest, len(first), len(last))) if first[place] != last[place]), shortest)
-    return count if count >= LEAST_SHARED else 0
+def _read(row: Rendered) -> list[int]:
+    """The tokens of a row that the model reads: the last one predicts nothing."""
+    return list(row.input_ids[:-1])
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with, 0 where too few to be worth it."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # compared in halves, because slices are compared in C
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low if low >= LEAST_SHARED else 0
+
+
+def _first(spans: Spans, count: int) -> Spans:
+    """The first tokens of spans."""
+    found = []
+    for start, stop in spans:
+        if count <= 0:
+            break
+        found.append((start, min(stop, start + count)))
+        count -= stop - start
+    return tuple(found)

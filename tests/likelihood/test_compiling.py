@@ -56,9 +56,10 @@ def test_attention_in_cpp_is_that_of_python(window: int | None, softcap: float |
     compiling._define_native()
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(1, 300, (length,), generator=generator).tolist() for length in (3, 180)]
-    rows = [Rendered.whole([7] * 20 + prompt + [9] * own, 20 + len(prompt)) for prompt in prompts for own in (2, 40, 333)]
+    responses = [[4, 5], [9] * 40 + [1] * 9, [9] * 40 + [2] * 333, [9] * 20 + [3, 3]]
+    rows = [Rendered.whole([7] * 20 + prompt + response, 20 + len(prompt)) for prompt in prompts for response in responses]
     packed = pack(rows, range(len(rows)))
-    assert {len(segment.context) for segment in packed.segments} == {0, 1, 2}
+    assert {len(segment.context) for segment in packed.segments} == set(range(5))
     query, key, value = (torch.randn(1, heads, len(packed.ids), 16, generator=generator) for heads in (6, 2, 2))
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
     with torch.inference_mode(), attention.laid_out(model, packed, tell=compiling.lay_out):

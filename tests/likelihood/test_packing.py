@@ -19,7 +19,8 @@ def row(prompt: list[int], response: list[int]) -> Rendered:
 
 
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=6)
-ROWS = st.lists(st.tuples(st.sampled_from([[1], [2, 2], [1, 2], [9] * 20 + [1], [9] * 20 + [2], [9] * 21]), TOKENS), max_size=12)
+PROMPTS = st.sampled_from([[1], [2, 2], [1, 2], [9] * 20 + [1], [9] * 20 + [2], [9] * 21, [9] * 21 + [7] * 20])
+ROWS = st.lists(st.tuples(PROMPTS, TOKENS | TOKENS.map(lambda end: [7] * 18 + end)), max_size=12)
 
 
 @given(ROWS, st.integers(1, 80))
@@ -36,6 +37,7 @@ def test_every_row_stands_in_one_pack_within_the_budget(pairs: list[Any], budget
 def test_a_pack_predicts_every_token_from_its_own_row(pairs: list[Any]) -> None:
     rows = [row(*pair) for pair in pairs]
     found = pack(rows, range(len(rows)))
+    assert [place for one in found.segments for place in range(one.start, one.stop)] == list(range(len(found.ids)))
     before: dict[int, list[int]] = {}
     for segment in found.segments:
         seen = [token for start, stop in segment.context for token in found.ids[start:stop]]
@@ -54,11 +56,21 @@ def test_a_pack_predicts_every_token_from_its_own_row(pairs: list[Any]) -> None:
 
 def test_what_rows_share_is_laid_out_once() -> None:
     prefix = list(range(100, 100 + LEAST_SHARED))
-    rows = [row([*prefix, 1], [5, 6, 7]), row([*prefix, 2], [5, 6]), row([*prefix, 1], [8])]
-    found = pack(rows, [0, 1, 2])
-    assert list(found.ids) == [*prefix, 1, 5, 6, 2, 5]  # the last token of a response predicts nothing
+    rows = [row([*prefix, 1], [5, 6, 7]), row([*prefix, 2], [5, 6]), row([*prefix, 1], [8]), row([*prefix, 1, 5], [6, 9])]
+    found = pack(rows, range(4))
+    assert list(found.ids) == [*prefix, 1, 5, 6, 2, 5]  # the last token of a row predicts nothing
     assert list(found.positions) == [*range(LEAST_SHARED + 3), LEAST_SHARED, LEAST_SHARED + 1]
-    assert list(found.rows) == [0, 2, 1]
+    assert [one.context for one in found.segments] == [(), ((0, LEAST_SHARED + 1),), ((0, LEAST_SHARED),)]
+    assert list(found.rows) == [2, 0, 3, 1]
+    first = LEAST_SHARED  # predicts what follows the second prompt token that is not shared by all
+    assert list(found.predictors) == [first, first, first + 1, first + 2, first + 1, first + 2, first + 3, first + 4]
+
+
+def test_turns_of_one_conversation_and_what_all_rows_begin_with_are_counted_once() -> None:
+    system, talk = [8] * 30, list(range(100, 160))
+    rows = [row([*system, *talk[:stop]], [stop, 5]) for stop in (10, 25, 40, 60)]
+    others = [row([*system, first], [5] * 9) for first in (1, 2, 3)]
+    assert plan_packs([*rows, *others], 90 + 4 + 3 * 9) == [[0, 1, 2, 3, 4, 5, 6]]
 
 
 def engine_of(kind: str, **settings: Any) -> Engine:
