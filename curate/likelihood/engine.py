@@ -11,7 +11,6 @@ from curate.likelihood import attention, compiling
 from curate.likelihood.compiling import check_compiler, compile_layers, compiled_sweep
 from curate.likelihood.head import ON_CPU_AT_ONCE, Head
 from curate.likelihood.layers import slice_tokens
-from curate.likelihood.memory import keep_freed_memory
 from curate.likelihood.model import LanguageModel, ModelSpec, load_model, one_line
 from curate.likelihood.packing import pack
 from curate.likelihood.precision import matrices_only
@@ -45,7 +44,6 @@ class Engine:
         self.loaded, self.compiled = loaded, compiled
         self._model = loaded.model
         self._body = loaded.model.base_model
-        keep_freed_memory()
         stock = self._stock_logits()
         if loaded.spec.dtype == "bfloat16":
             matrices_only(loaded.model)

@@ -15,7 +15,8 @@ def keep_freed_memory() -> None:
     """Let glibc hand freed memory out again, in place of giving it to the kernel after every operation and asking anew.
 
     Activations of some megabytes are mapped and unmapped by default: the kernel clears each page again, which is 5 to 15 % of
-    scoring with a small model. Threads share one arena: their own ones map whatever is larger than 64 MB.
+    scoring with a small model. Threads that start later share one arena: their own ones map whatever is larger than 64 MB,
+    and keep what was freed at their ends.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xxhash
 
 from curate.errors import ModelError, NetworkError, UsageError, near_miss
+from curate.likelihood.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -241,6 +242,7 @@ def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
 
 @functools.lru_cache(maxsize=4)
 def _load_tokenizer(spec: ModelSpec, digest: str) -> "PreTrainedTokenizerBase":
+    keep_freed_memory()  # here, because scoring begins here: threads that torch already has would keep arenas of their own
     from transformers import AutoTokenizer
 
     where, revision = _where(spec)
