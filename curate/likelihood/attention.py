@@ -30,7 +30,7 @@ class _Layout:
         self.pack = pack
         self.narrow = narrow
         self._parts: dict[torch.device, list[varlen.Part]] = {}
-        self._masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
 
     def parts(self, device: "torch.device") -> list[varlen.Part]:
         """The segments as one kernel reads them; made once, for all layers on a device."""
@@ -38,18 +38,17 @@ class _Layout:
             self._parts[device] = varlen.parts_of(self.pack, device)
         return self._parts[device]
 
-    def mask(self, seen: int, own: int, window: int | None, groups: int, like: "torch.Tensor") -> "torch.Tensor":
-        """What is added to a segment's scores: (1, G R, C), 0 or -inf."""
+    def mask(self, seen: int, own: int, window: int | None, like: "torch.Tensor") -> "torch.Tensor":
+        """What is added to a segment's scores: (R, C), 0 or -inf."""
         import torch
 
-        key = (seen, own, window, groups, like.device)
+        key = (seen, own, window, like.device)
         if key not in self._masks:
             distance = torch.arange(seen, seen + own, device=like.device)[:, None] - torch.arange(seen + own, device=like.device)
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            mask = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
-            self._masks[key] = mask.repeat(groups, 1)[None]
+            self._masks[key] = torch.zeros(own, seen + own, device=like.device).masked_fill_(hidden, -math.inf)
         return self._masks[key]
 
 
@@ -138,7 +137,7 @@ def segment_attention(
             # Keys that no query of this block sees are left out: those behind it, and those before the first one's window.
             low, high = 0 if sliding_window is None else max(0, seen + first - sliding_window + 1), seen + last
             asked = split[:, :, segment.start + first : segment.start + last].reshape(key.shape[1], -1, size)  # (K, G R, D)
-            mask = layout.mask(seen + first - low, last - first, sliding_window, groups, query)
+            mask = layout.mask(seen + first - low, last - first, sliding_window, query)
             found = _attend(asked, near_keys[:, low:high], near_values[:, low:high], mask, scale, softcap)
             output[0, segment.start + first : segment.start + last] = found.view(heads, last - first, -1).transpose(0, 1)
     return output, None
@@ -159,14 +158,12 @@ def _attend(
     scale: float,
     softcap: float | None,
 ) -> "torch.Tensor":
-    """(K, G R, D), (K, C, D) twice, (1, G R, C) -> (K, G R, D); scores are float32 whatever the model computes in."""
+    """(K, G R, D), (K, C, D) twice, (R, C) -> (K, G R, D); scores are float32 whatever the model computes in."""
     import torch
 
-    if softcap is None and asked.dtype == torch.float32:
-        scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scale)  # (K, G R, C)
-    else:
-        scores = torch.bmm(asked, keys.transpose(1, 2)).float() * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        scores += mask
+    scores = torch.bmm(asked, keys.transpose(1, 2)).float()  # (K, G R, C)
+    if softcap is not None:
+        scores, scale = torch.tanh(scores * (scale / softcap)), softcap
+    by_query = scores.view(-1, *mask.shape)
+    torch.add(mask, by_query, alpha=scale, out=by_query)
     return torch.bmm(scores.softmax(dim=-1).to(values.dtype), values)
