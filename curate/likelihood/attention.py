@@ -164,6 +164,5 @@ def _attend(
     scores = torch.bmm(asked, keys.transpose(1, 2)).float()  # (K, G R, C)
     if softcap is not None:
         scores, scale = torch.tanh(scores * (scale / softcap)), softcap
-    by_query = scores.view(-1, *mask.shape)
-    torch.add(mask, by_query, alpha=scale, out=by_query)
+    scores = torch.add(mask, scores.view(-1, *mask.shape), alpha=scale).view(scores.shape)
     return torch.bmm(scores.softmax(dim=-1).to(values.dtype), values)
