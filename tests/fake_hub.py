@@ -486,13 +486,17 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: Any) -> None:
             pass
 
-        def _body(self) -> bytes:
+        def _body(self) -> bytes | None:
+            """What was sent; None where the client died before all of it was there."""
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                wanted = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(wanted)
+                return body if len(body) == wanted else None
             body = b""
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
+            while size := int(self.rfile.readline().split(b";")[0] or b"-1", 16):
+                body += self.rfile.read(max(0, size))
+                if not self.rfile.readline():
+                    return None
             self.rfile.readline()
             return body
 
@@ -503,6 +507,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             body = self._body()
+            if body is None:
+                self.close_connection = True
+                return None
             parsed = urlparse(self.path)
             # Matched before it is unquoted: a branch may have a slash in its name.
             path = parsed.path
