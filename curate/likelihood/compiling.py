@@ -70,9 +70,8 @@ def _define_native() -> None:
         return
     try:
         CppCodeCache.load(SOURCE.read_text(encoding="utf-8"))
-    except (
-        Exception
-    ) as error:  # of the compiler, of the folder that it writes to, of the system's loader: torch names each otherwise
+    # Of the compiler, of the folder that it writes to, of the system's loader: torch names each otherwise.
+    except Exception as error:
         raise UsageError(
             f"--compile: attention could not be compiled or loaded ({one_line(error)[:300]}); mend the C++ compiler, set "
             "TORCHINDUCTOR_CACHE_DIR to a folder that programs may run from, or leave the option out"

@@ -19,10 +19,11 @@ ERROR = 2.0
 
 @functools.cache
 def choose() -> Library:
-    """The faster of torch's default (MKL on x86) and oneDNN, if as exact; under half a second, and then known for the process.
+    """The faster on one thread of torch's default (MKL on x86) and oneDNN, if as exact.
 
-    MKL is slow on processors of other makers. oneDNN takes float32 products only where it is allowed to round them to bfloat16,
-    which it does on processors with units for that (AMX) and not elsewhere: so its error is looked at, not its name.
+    It takes under half a second, and is then known for the process. MKL is slow on processors of other makers. oneDNN takes
+    float32 products only where it is allowed to round them to bfloat16, which it does on processors with units for that (AMX)
+    and not elsewhere: so its error is looked at, not its name.
     """
     import torch
 
